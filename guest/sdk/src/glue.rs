@@ -1,0 +1,179 @@
+//! From batches to the methods of a policy, and from the component model to batches.
+
+use alloc::{string::ToString, vec::Vec};
+use core::cell::RefCell;
+
+use crate::bindings::exports::larder::policy::{about, eviction, types};
+use crate::{Arrival, Batch, Entries, Eviction, Limits, Parameters, Refusal, Slot, Value, Victims};
+
+/// One policy for one shard of a cache: takes batches as a host sends them.
+///
+/// This is what a component runs, and what a native host (a test, a benchmark, a simulator) runs without one.
+#[derive(Debug)]
+pub struct Shard<P> {
+    policy: P,
+    capacity: u64,
+}
+
+impl<P: Eviction> Shard<P> {
+    /// Opens the policy.
+    ///
+    /// # Errors
+    /// As [`Eviction::open`].
+    pub fn open(limits: &Limits, parameters: &Parameters) -> Result<Self, Refusal> {
+        Ok(Shard { policy: P::open(limits, parameters)?, capacity: limits.capacity })
+    }
+
+    /// `advance` in `wit/eviction.wit`.
+    pub fn advance(&mut self, batch: &Batch<'_>) -> Vec<Slot> {
+        let mut victims = Victims::default();
+        self.policy.begin(batch.now);
+        for &slot in batch.departed {
+            self.policy.depart(slot);
+        }
+        for i in 0..batch.changed.len() {
+            let change = batch.changed.get(i);
+            if u64::from(change.weight) > self.capacity {
+                self.policy.depart(change.slot);
+                victims.push(change.slot);
+            } else {
+                self.policy.change(&change, &mut victims);
+            }
+        }
+        if batch.touches.is_empty() {
+            for &slot in batch.touched {
+                self.policy.touch(slot, 1);
+            }
+        } else {
+            for (&slot, &times) in batch.touched.iter().zip(batch.touches) {
+                self.policy.touch(slot, u32::from(times));
+            }
+        }
+        for i in 0..batch.arrived.len() {
+            let arrival = batch.arrived.get(i);
+            if u64::from(arrival.weight) > self.capacity {
+                victims.push(arrival.slot);
+            } else {
+                self.policy.arrive(&arrival, &mut victims);
+            }
+        }
+        victims.into_vec()
+    }
+
+    /// `residents` in `wit/eviction.wit`: slots and uses.
+    pub fn residents(&self) -> (Vec<Slot>, Vec<u32>) {
+        let (mut slots, mut uses) = (Vec::new(), Vec::new());
+        self.policy.residents(&mut |slot, used| {
+            slots.push(slot);
+            uses.push(used);
+        });
+        (slots, uses)
+    }
+
+    /// `adopt` in `wit/eviction.wit`.
+    pub fn adopt(&mut self, residents: &Entries<'_>, uses: &[u32]) -> Vec<Slot> {
+        let mut victims = Victims::default();
+        for i in 0..residents.len() {
+            let resident: Arrival = residents.get(i);
+            if u64::from(resident.weight) > self.capacity {
+                victims.push(resident.slot);
+            } else {
+                self.policy.adopt(&resident, uses.get(i).copied().unwrap_or(0), &mut victims);
+            }
+        }
+        victims.into_vec()
+    }
+
+    /// The policy itself.
+    pub fn policy(&self) -> &P {
+        &self.policy
+    }
+}
+
+/// The resource `policy` of a component.
+#[doc(hidden)]
+pub struct Component<P>(RefCell<Shard<P>>);
+
+fn entries(e: &eviction::Entries) -> Entries<'_> {
+    Entries {
+        slots: &e.slots,
+        fingerprints: &e.fingerprints,
+        weights: &e.weights,
+        costs: &e.costs,
+        expiries: &e.expiries,
+    }
+}
+
+fn refused(refusal: Refusal) -> eviction::Refusal {
+    eviction::Refusal { parameter: refusal.parameter, message: refusal.message }
+}
+
+impl<P: Eviction> eviction::GuestPolicy for Component<P> {
+    fn open(
+        limits: eviction::Limits,
+        parameters: Vec<types::Parameter>,
+    ) -> Result<eviction::Policy, eviction::Refusal> {
+        let set = parameters.into_iter().map(|p| {
+            let value = match p.value {
+                types::Value::Flag(yes) => Value::Flag(yes),
+                types::Value::Integer(n) => Value::Integer(n),
+                types::Value::Number(x) => Value::Number(x),
+                types::Value::Text(text) => Value::Text(text),
+            };
+            (p.name, value)
+        });
+        let parameters = Parameters::of(&P::ABOUT, set).map_err(refused)?;
+        let limits = Limits { capacity: limits.capacity, expected: limits.expected, seed: limits.seed };
+        let shard = Shard::<P>::open(&limits, &parameters).map_err(refused)?;
+        Ok(eviction::Policy::new(Component(RefCell::new(shard))))
+    }
+
+    fn advance(&self, batch: eviction::Batch) -> Vec<Slot> {
+        self.0.borrow_mut().advance(&Batch {
+            now: batch.now,
+            departed: &batch.departed,
+            changed: entries(&batch.changed),
+            touched: &batch.touched,
+            touches: &batch.touches,
+            arrived: entries(&batch.arrived),
+        })
+    }
+
+    fn residents(&self) -> eviction::Ranking {
+        let (slots, uses) = self.0.borrow().residents();
+        eviction::Ranking { slots, uses }
+    }
+
+    fn adopt(&self, residents: eviction::Entries, uses: Vec<u32>) -> Vec<Slot> {
+        self.0.borrow_mut().adopt(&entries(&residents), &uses)
+    }
+}
+
+/// The card of a policy, as `about` exports it.
+#[doc(hidden)]
+pub fn describe<P: Eviction>() -> about::Description {
+    let card = P::ABOUT;
+    let value = |v: &Value| match v {
+        Value::Flag(yes) => types::Value::Flag(*yes),
+        Value::Integer(n) => types::Value::Integer(*n),
+        Value::Number(x) => types::Value::Number(*x),
+        Value::Text(text) => types::Value::Text(text.clone()),
+    };
+    about::Description {
+        name: card.name.to_string(),
+        version: card.version.to_string(),
+        summary: card.summary.to_string(),
+        roles: alloc::vec![types::Role::Eviction],
+        parameters: card
+            .parameters
+            .iter()
+            .map(|spec| about::ParameterSpec {
+                name: spec.name.to_string(),
+                doc: spec.doc.to_string(),
+                default: value(&spec.default),
+                minimum: spec.minimum,
+                maximum: spec.maximum,
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,145 @@
+//! Write a caching policy in tens of lines, test it natively, build it as a component, load the file.
+//!
+//! A policy decides who stays in a cache. It never sees a key or a value: the host names each resident by a small
+//! integer, its [`Slot`], and tells what happened. Implement [`Eviction`], call [`export!`], and build with
+//! `cargo build --release --target wasm32-wasip2`.
+//!
+//! ```
+//! use larder_guest::{About, Arrival, Eviction, Limits, Parameters, Refusal, Slot, Victims, kit::{Lists, Weights}};
+//!
+//! /// Evicts in order of arrival.
+//! pub struct Fifo {
+//!     weights: Weights,
+//!     queue: Lists<1>,
+//! }
+//!
+//! impl Eviction for Fifo {
+//!     const ABOUT: About = About::new("my-fifo", "0.1.0", "Evicts in order of arrival");
+//!
+//!     fn open(limits: &Limits, _: &Parameters) -> Result<Self, Refusal> {
+//!         Ok(Fifo { weights: Weights::new(limits), queue: Lists::new(limits) })
+//!     }
+//!     fn touch(&mut self, _slot: Slot, _times: u32) {}
+//!     fn arrive(&mut self, arrival: &Arrival, victims: &mut Victims) {
+//!         while !self.weights.fits(arrival.weight) {
+//!             let Some(oldest) = self.queue.pop_front(0) else { break };
+//!             self.weights.remove(oldest);
+//!             victims.push(oldest);
+//!         }
+//!         self.weights.add(arrival.slot, arrival.weight);
+//!         self.queue.push_back(0, arrival.slot);
+//!     }
+//!     fn depart(&mut self, slot: Slot) {
+//!         self.queue.remove(slot);
+//!         self.weights.remove(slot);
+//!     }
+//!     fn residents(&self, each: &mut dyn FnMut(Slot, u32)) {
+//!         self.queue.iter(0).for_each(|slot| each(slot, 0));
+//!     }
+//! }
+//! larder_guest::export!(Fifo);
+//! # fn main() {}
+//! ```
+#![cfg_attr(target_family = "wasm", no_std)]
+
+extern crate alloc;
+
+mod eviction;
+mod glue;
+pub mod kit;
+mod parameters;
+#[cfg(not(target_family = "wasm"))]
+pub mod testkit;
+
+pub use eviction::{Arrival, Batch, Change, Entries, Eviction, Limits, NEVER, Slot, Victims};
+pub use glue::Shard;
+pub use parameters::{About, ParameterSpec, Parameters, Refusal, Value};
+
+/// What wit-bindgen makes of `larder:policy`; for [`export!`].
+#[doc(hidden)]
+#[allow(missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
+pub mod bindings {
+    wit_bindgen::generate!({
+        path: "wit",
+        world: "eviction-module",
+        pub_export_macro: true,
+        default_bindings_module: "larder_guest::bindings",
+        export_macro_name: "export_component",
+    });
+}
+
+#[doc(hidden)]
+pub use glue::{Component, describe};
+
+#[doc(hidden)]
+#[cfg(target_family = "wasm")]
+pub use dlmalloc;
+
+/// The canonical ABI's `cabi_realloc`, over the global allocator.
+///
+/// # Safety
+/// `old` is null or a block of `old_size` bytes and alignment `align` from this function; `align` is a power of two.
+#[doc(hidden)]
+#[cfg(target_family = "wasm")]
+pub unsafe fn reallocate(old: *mut u8, old_size: usize, align: usize, size: usize) -> *mut u8 {
+    use alloc::alloc::{Layout, alloc, realloc};
+    if size == 0 {
+        return align as *mut u8;
+    }
+    // SAFETY: the caller's promise, and `size` is not 0.
+    let block = unsafe {
+        match old_size {
+            0 => alloc(Layout::from_size_align_unchecked(size, align)),
+            old_size => realloc(old, Layout::from_size_align_unchecked(old_size, align), size),
+        }
+    };
+    if block.is_null() {
+        core::arch::wasm32::unreachable();
+    }
+    block
+}
+
+/// Makes a component of a type that implements [`Eviction`].
+///
+/// `export!(Policy)` is all that a module needs. `export!(Policy, standalone)`, in a crate that is `#![no_std]`, also
+/// supplies the allocator and the panic handler, and so the component imports nothing at all: not even the WASI that
+/// the standard library wants for printing a panic.
+#[macro_export]
+macro_rules! export {
+    ($policy:ty) => {
+        const _: () = {
+            struct Module;
+            impl $crate::bindings::exports::larder::policy::about::Guest for Module {
+                fn describe() -> $crate::bindings::exports::larder::policy::about::Description {
+                    $crate::describe::<$policy>()
+                }
+            }
+            impl $crate::bindings::exports::larder::policy::eviction::Guest for Module {
+                type Policy = $crate::Component<$policy>;
+            }
+    $crate::bindings::export_component!(Module with_types_in $crate::bindings);
+        };
+    };
+    ($policy:ty, standalone) => {
+        $crate::export!($policy);
+
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            #[global_allocator]
+            static ALLOCATOR: $crate::dlmalloc::GlobalDlmalloc = $crate::dlmalloc::GlobalDlmalloc;
+
+            // With the standard library, wasi-libc has this one.
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn cabi_realloc(old: *mut u8, old_size: usize, align: usize, size: usize) -> *mut u8 {
+                // SAFETY: the canonical ABI calls this with what an earlier call returned, or with no old block.
+                unsafe { $crate::reallocate(old, old_size, align, size) }
+            }
+
+            // A trap: the host reports it, and there is nobody to print to.
+            #[panic_handler]
+            fn panic(_: &::core::panic::PanicInfo<'_>) -> ! {
+                ::core::arch::wasm32::unreachable()
+            }
+        };
+    };
+}
