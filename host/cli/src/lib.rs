@@ -1,0 +1,11 @@
+//! What the `larder` command is made of.
+//!
+//! [`args`] says what a user can write; `main` calls one function for each command.
+#![doc = "The parts that could stand alone are public, so that tests and fuzzers reach them: [`trace`] above all."]
+
+pub mod capacity;
+pub mod opt;
+pub mod output;
+pub mod plot;
+pub mod synthetic;
+pub mod trace;
