@@ -1,0 +1,7 @@
+//! The parts of the comparison: one file and one subcommand each.
+
+pub mod growth;
+pub mod hit_ratio;
+pub mod latency;
+pub mod memory;
+pub mod throughput;
