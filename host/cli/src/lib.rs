@@ -1,11 +1,13 @@
 //! What the `larder` command is made of.
 //!
-//! [`args`] says what a user can write; `main` calls one function for each command.
-#![doc = "The parts that could stand alone are public, so that tests and fuzzers reach them: [`trace`] above all."]
+//! [`args`] says what a user can write; `main` calls one function for each command. The parts that stand alone are
+//! public, so that tests and fuzzers reach them: [`trace`] above all.
 
+pub mod args;
 pub mod capacity;
 pub mod opt;
 pub mod output;
 pub mod plot;
+pub mod scaffold;
 pub mod synthetic;
 pub mod trace;

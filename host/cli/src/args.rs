@@ -1,0 +1,276 @@
+//! The command line: every flag is defined here once, and feeds parsing, help and shell completions.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::capacity::Capacity;
+use crate::synthetic::Synthetic;
+use crate::{opt, output, trace};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; `policy check` found nothing wrong
+  1  the operation failed, or `policy check` found violations
+  2  the command line is wrong
+  3  a trace cannot be read, is truncated or malformed
+  4  a policy is unknown, or its file is no module that can be used";
+
+const EXAMPLES: &str = "\
+Examples:
+  Which policy suits a workload like this?
+    larder replay --synthetic zipf:0.99:1000000:5000000:1 --policy lru,sieve,adaptive --capacity 1%,10% --opt
+  Write one, build it, check it:
+    larder policy new my-policy && cd my-policy
+    cargo build --release --target wasm32-wasip2
+    larder policy check target/wasm32-wasip2/release/my_policy.wasm";
+
+/// Exit codes, as the help lists them.
+pub mod exit {
+    /// The operation failed, or a check found violations.
+    pub const FAILURE: u8 = 1;
+    /// The command line is wrong.
+    pub const USAGE: u8 = 2;
+    /// A trace cannot be read.
+    pub const TRACE: u8 = 3;
+    /// A policy cannot be used.
+    pub const POLICY: u8 = 4;
+}
+
+/// Caching policies as WebAssembly components: compare them on traces, and write, inspect and check your own.
+#[derive(Debug, Parser)]
+#[command(name = "larder", version, max_term_width = 110, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+#[command(disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Replay traces against policies: hit ratios, evictions, time a request
+    Replay(Box<Replay>),
+    /// List the built-in policies; write, inspect and check modules
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  larder completions bash > ~/.local/share/bash-completion/completions/larder
+  larder completions fish > ~/.config/fish/completions/larder.fish
+  larder completions zsh > \"${fpath[1]}/_larder\"")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `larder policy`.
+#[derive(Debug, Subcommand)]
+pub enum Policy {
+    /// List the built-in policies and their parameters
+    List {
+        /// How to print
+        #[arg(long, value_enum, default_value_t = ListFormat::Table)]
+        format: ListFormat,
+    },
+    /// Show what a module says of itself, what it exports and imports, its size and SHA-256
+    Inspect {
+        /// A component (.wasm), or the name of a built-in
+        file: String,
+        /// How to print
+        #[arg(long, value_enum, default_value_t = ListFormat::Table)]
+        format: ListFormat,
+    },
+    /// Run the conformance suite on a module, and show the shortest history that it answers wrongly
+    #[command(after_help = "\
+Examples:
+  larder policy check target/wasm32-wasip2/release/my_policy.wasm
+  larder policy check my_policy.wasm --histories 100000 --seed 7     # look harder, elsewhere")]
+    Check {
+        /// A component (.wasm), or the name of a built-in
+        file: String,
+        /// How many random histories to try
+        #[arg(long, default_value_t = 1000)]
+        histories: u64,
+        /// Where the random histories begin; a violation names the seed that shows it again
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+    /// Write a crate for a new policy: it builds with `cargo build --release --target wasm32-wasip2`
+    #[command(after_help = "\
+Examples:
+  larder policy new my-policy
+  larder policy new my-policy --sdk ~/src/larder/guest/sdk     # follow a checkout instead of a copy of the SDK")]
+    New {
+        /// The name of the crate and of the policy: lower-case letters, digits, hyphens
+        name: String,
+        /// The directory to create [default: NAME]
+        #[arg(long, value_name = "DIR")]
+        path: Option<PathBuf>,
+        /// Depend on the SDK in this directory (guest/sdk of a checkout) instead of a copy beside the crate
+        #[arg(long, value_name = "DIR")]
+        sdk: Option<PathBuf>,
+    },
+}
+
+/// How to print what is not a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    /// For people.
+    Table,
+    /// For tools.
+    Json,
+}
+
+/// `larder replay`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("\
+Examples:
+  Policies side by side, at sizes that are shares of the trace's unique keys:
+    larder replay web.oracleGeneral.zst --policy lru,s3-fifo,adaptive --capacity 0.1%,1%,10% --opt --plot web.svg
+  A policy of your own, as a simulator would run it, for a script:
+    larder replay OLTP.lis --policy ./my_policy.wasm --capacity 1000 --exact --format json
+  Swap at the millionth request:
+    larder replay big.u64.zst --policy lru --capacity 5% --swap 1000000=sieve
+  Keys from a pipe:
+    cut -f3 access.log | larder replay - --policy adaptive --capacity 64k
+
+Traces (recognised by name, else by content; --trace-format names it; zstd-compressed or not):
+  u64, u64u32      little-endian u64 key; and u32 size             *.u64  *.u64u32
+  oracle-general   libCacheSim's 24-byte records                   *oracleGeneral*
+  csv              columns, with a header or not                   *.csv
+  lis              ARC's: first-block blocks ignored number        *.lis
+  keys             a key a line, any text                          anything else that is text
+
+{EXIT_CODES}"))]
+pub struct Replay {
+    /// The traces, replayed one after another, each from a cold cache; `-` is standard input
+    #[arg(value_name = "TRACE", required_unless_present = "synthetic")]
+    pub traces: Vec<PathBuf>,
+    /// Generate a trace: zipf:S:KEYS:REQUESTS:SEED, uniform:KEYS:REQUESTS:SEED or loop:KEYS:REQUESTS
+    #[arg(long, value_name = "SPEC")]
+    pub synthetic: Vec<Synthetic>,
+    /// The format of the traces, where neither name nor content tells it
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub trace_format: Option<trace::Format>,
+    /// The columns of CSV traces in order, such as time,id,size; names other than id and size are ignored
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub trace_columns: Option<Vec<String>>,
+
+    /// Policies: names of built-ins (see `larder policy list`) or paths of modules
+    #[arg(short, long, value_name = "P", value_delimiter = ',', required = true)]
+    pub policy: Vec<String>,
+    /// Capacities in entries (1000, 10k), or shares of the trace's unique keys (0.1%, 10%)
+    #[arg(short, long, value_name = "N|N%", value_delimiter = ',', required_unless_present = "capacity_bytes")]
+    pub capacity: Vec<Capacity>,
+    /// Capacities in bytes (64MiB, 1gb), or shares of the bytes of the trace's unique keys
+    #[arg(long, value_name = "N|N%", value_delimiter = ',', conflicts_with_all = ["capacity", "opt"])]
+    pub capacity_bytes: Vec<Capacity>,
+
+    /// Threads that ask; each takes the next block of requests of the trace
+    #[arg(short, long, value_name = "N", default_value = "1")]
+    pub threads: NonZeroUsize,
+    /// Shards of the cache [default: the library's, by capacity]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<NonZeroUsize>,
+    /// One shard and batches of one: what a simulator of the policy does, to the request
+    #[arg(long, conflicts_with = "shards")]
+    pub exact: bool,
+
+    /// Swap the policy for P before request AT (from 0); may be given several times
+    #[arg(long, value_name = "AT=P")]
+    pub swap: Vec<Swap>,
+    /// Run P beside the policy on a sample of the keys, and say what it would have won
+    #[arg(long, value_name = "P")]
+    pub shadow: Option<String>,
+    /// Also compute Belady's exact bound. `demand` is the textbook's MIN, which must keep what it loads; the default
+    /// may refuse it, as policies here may, and is the bound for all of them
+    #[arg(long, value_enum, value_name = "RULE", num_args = 0..=1, require_equals = true, default_missing_value = "bypass")]
+    pub opt: Option<opt::Rule>,
+
+    /// How to print the results
+    #[arg(long, value_enum, default_value_t = output::Format::Table)]
+    pub format: output::Format,
+    /// Draw the hit ratio against the capacity
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
+}
+
+/// A swap of policies during a replay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Swap {
+    /// Before which request, from 0.
+    pub at: u64,
+    /// For which policy.
+    pub policy: String,
+}
+
+impl FromStr for Swap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let swap = text.split_once('=').and_then(|(at, policy)| {
+            let at = at.replace('_', "").parse().ok()?;
+            (!policy.is_empty()).then(|| Swap { at, policy: policy.into() })
+        });
+        swap.ok_or_else(|| "give the number of a request and a policy, such as 1000000=sieve".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn replay(words: &str) -> Result<Box<Replay>, clap::Error> {
+        match Cli::try_parse_from(["larder", "replay"].into_iter().chain(words.split(' ')))?.command {
+            Command::Replay(replay) => Ok(replay),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_whole_of_replay() {
+        let all = replay(
+            "a.u64 b.lis --synthetic zipf:1:10:10:1 --policy lru,./x.wasm --capacity 1%,10 --threads 2 --shards 4 \
+             --swap 5=sieve --swap 1_000=lru --shadow arc --opt --format json --plot p.svg --trace-columns time,id",
+        )
+        .unwrap();
+        assert_eq!((all.traces.len(), all.synthetic.len(), all.capacity.len()), (2, 1, 2));
+        assert_eq!(all.policy, ["lru", "./x.wasm"]);
+        assert_eq!(all.swap[1], Swap { at: 1000, policy: "lru".into() });
+        assert_eq!(all.opt, Some(opt::Rule::Bypass));
+        assert_eq!(replay("a --policy lru --capacity 1 --opt=demand").unwrap().opt, Some(opt::Rule::Demand));
+        // `--opt` takes no word that follows: that is a trace.
+        assert_eq!(replay("--policy lru --capacity 1 --opt demand").unwrap().traces, [PathBuf::from("demand")]);
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        for words in [
+            "--policy lru --capacity 1",
+            "a --capacity 1",
+            "a --policy lru",
+            "a --policy lru --capacity 0",
+            "a --policy lru --capacity 1 --capacity-bytes 1",
+            "a --policy lru --capacity-bytes 1 --opt",
+            "a --policy lru --capacity 1 --exact --shards 2",
+            "a --policy lru --capacity 1 --threads 0",
+            "a --policy lru --capacity 1 --swap sieve",
+            "--synthetic zipf:1:1 --policy lru --capacity 1",
+        ] {
+            assert_eq!(replay(words).expect_err(words).exit_code(), i32::from(exit::USAGE), "{words}");
+        }
+    }
+}
