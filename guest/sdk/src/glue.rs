@@ -33,6 +33,9 @@ impl<P: Eviction> Shard<P> {
         }
         for i in 0..batch.changed.len() {
             let change = batch.changed.get(i);
+            if victims.as_slice().contains(&change.slot) {
+                continue;
+            }
             if u64::from(change.weight) > self.capacity {
                 self.policy.depart(change.slot);
                 victims.push(change.slot);
@@ -40,12 +43,16 @@ impl<P: Eviction> Shard<P> {
                 self.policy.change(&change, &mut victims);
             }
         }
+        // A change may have pushed out what is touched later in the batch: the host could not know that.
+        let mut gone = victims.as_slice().to_vec();
+        gone.sort_unstable();
+        let here = |slot: &Slot| gone.is_empty() || gone.binary_search(slot).is_err();
         if batch.touches.is_empty() {
-            for &slot in batch.touched {
+            for &slot in batch.touched.iter().filter(|slot| here(slot)) {
                 self.policy.touch(slot, 1);
             }
         } else {
-            for (&slot, &times) in batch.touched.iter().zip(batch.touches) {
+            for (&slot, &times) in batch.touched.iter().zip(batch.touches).filter(|(slot, _)| here(slot)) {
                 self.policy.touch(slot, u32::from(times));
             }
         }
