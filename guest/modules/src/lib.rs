@@ -4,4 +4,18 @@
 
 extern crate alloc;
 
+pub mod adaptive;
+pub mod arc;
 pub mod fifo;
+pub mod lfu;
+pub mod lirs;
+pub mod lru;
+pub mod random;
+pub mod s3_fifo;
+pub mod sieve;
+pub mod ttl;
+pub mod two_q;
+pub mod w_tinylfu;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,3 @@
+#![no_std]
+#![allow(missing_docs)]
+larder_guest::export!(larder_modules::arc::Arc, standalone);

@@ -1,0 +1,115 @@
+//! Residents in several lists, with the weight of each.
+
+use crate::{Limits, Slot};
+
+use super::{Lists, Weights};
+
+/// `N` [`Lists`] over the residents, the [`Weights`] of these, and what each list weighs together. A slot is in exactly
+/// one list from [`Self::push_back`] to [`Self::remove`].
+#[derive(Clone, Debug)]
+pub struct Segments<const N: usize> {
+    lists: Lists<N>,
+    weights: Weights,
+    loads: [u64; N],
+}
+
+impl<const N: usize> Segments<N> {
+    /// No residents.
+    pub fn new(limits: &Limits) -> Self {
+        Segments { lists: Lists::new(limits), weights: Weights::new(limits), loads: [0; N] }
+    }
+
+    /// The weight that the residents may have.
+    #[inline]
+    pub fn capacity(&self) -> u64 {
+        self.weights.capacity()
+    }
+
+    /// The weight that they have.
+    #[inline]
+    pub fn total(&self) -> u64 {
+        self.weights.total()
+    }
+
+    /// The weight of a list.
+    #[inline]
+    pub fn load(&self, list: usize) -> u64 {
+        self.loads[list]
+    }
+
+    /// The weight of a resident.
+    #[inline]
+    pub fn weight(&self, slot: Slot) -> u32 {
+        self.weights.get(slot)
+    }
+
+    /// Whether one more of this weight fits.
+    #[inline]
+    pub fn fits(&self, weight: u32) -> bool {
+        self.weights.fits(weight)
+    }
+
+    /// The lists, to look at.
+    #[inline]
+    pub fn lists(&self) -> &Lists<N> {
+        &self.lists
+    }
+
+    /// The list that a resident is in.
+    #[inline]
+    pub fn list_of(&self, slot: Slot) -> usize {
+        self.lists.list_of(slot)
+    }
+
+    /// The first of a list.
+    #[inline]
+    pub fn front(&self, list: usize) -> Option<Slot> {
+        self.lists.front(list)
+    }
+
+    /// A resident comes, to the end of a list.
+    #[inline]
+    pub fn push_back(&mut self, list: usize, slot: Slot, weight: u32) {
+        self.weights.add(slot, weight);
+        self.loads[list] += u64::from(weight);
+        self.lists.push_back(list, slot);
+    }
+
+    /// A resident goes; answers with its weight.
+    #[inline]
+    pub fn remove(&mut self, slot: Slot) -> u32 {
+        let list = self.lists.list_of(slot);
+        let weight = self.weights.remove(slot);
+        self.loads[list] -= u64::from(weight);
+        self.lists.remove(slot);
+        weight
+    }
+
+    /// Moves a resident to the end of a list, from whichever it is in.
+    #[inline]
+    pub fn move_to_back(&mut self, list: usize, slot: Slot) {
+        let from = self.lists.list_of(slot);
+        if from != list {
+            let weight = u64::from(self.weights.get(slot));
+            self.loads[from] -= weight;
+            self.loads[list] += weight;
+        }
+        self.lists.move_to_back(list, slot);
+    }
+
+    /// Moves the first of a list to the end of another.
+    #[inline]
+    pub fn shift(&mut self, from: usize, to: usize) -> Option<Slot> {
+        let first = self.front(from)?;
+        self.move_to_back(to, first);
+        Some(first)
+    }
+
+    /// A resident has another weight now, and keeps its place.
+    pub fn reweigh(&mut self, slot: Slot, weight: u32) {
+        let list = self.lists.list_of(slot);
+        let old = self.weights.remove(slot);
+        self.weights.add(slot, weight);
+        self.loads[list] = self.loads[list] - u64::from(old) + u64::from(weight);
+    }
+}
