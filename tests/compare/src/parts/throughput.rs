@@ -1,13 +1,16 @@
 //! Throughput: hits, the mix, and get-or-insert over a trace.
 
-use crate::bench::Bench;
+use crate::bench::{Bench, Operation};
 use crate::contenders::Kind;
-use crate::load::{self, Trace};
+use crate::load::{self, Supply, Trace};
 use crate::report::Section;
 use crate::rounds::{COLUMNS, Time, interleave, rows};
 use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
+
+/// Live caches, one for each contender.
+type Caches = Vec<Box<dyn Bench>>;
 
 /// How long to measure.
 #[derive(Args, Clone)]
@@ -90,10 +93,7 @@ impl Mix {
     }
 
     /// Full caches, with their policies warm.
-    pub fn warm(
-        &self,
-        kinds: &[Box<dyn Kind>],
-    ) -> Result<(Vec<Box<dyn Bench>>, load::Supply<crate::bench::Operation>)> {
+    pub fn warm(&self, kinds: &[Box<dyn Kind>]) -> Result<(Caches, Supply<Operation>)> {
         let Effort { operations, seed, .. } = self.effort;
         let caches = build(kinds, self.capacity)?;
         let mut supply = load::mix(self.keys, self.effort.most_threads(), operations, seed)?;
@@ -174,6 +174,6 @@ pub fn replay(kinds: &[Box<dyn Kind>], options: &Replay) -> Result<Section> {
     Ok(section)
 }
 
-pub fn build(kinds: &[Box<dyn Kind>], capacity: usize) -> Result<Vec<Box<dyn Bench>>> {
+fn build(kinds: &[Box<dyn Kind>], capacity: usize) -> Result<Caches> {
     kinds.iter().map(|kind| kind.build(capacity)).collect()
 }
