@@ -93,11 +93,7 @@ fn table(runs: &[Run], out: &mut impl Write) -> io::Result<()> {
         (true, "policy", Box::new(|run: &Run| run.policy.clone()) as Box<dyn Fn(&Run) -> String>),
         (true, "capacity", Box::new(|run: &Run| grouped(run.capacity))),
         (true, "hit ratio", Box::new(|run: &Run| format!("{:.2} %", 100.0 * run.hit_ratio))),
-        (
-            opt,
-            "of OPT",
-            Box::new(|run: &Run| run.opt_hit_ratio.map_or(String::new(), |o| format!("{:.2} %", 100.0 * o))),
-        ),
+        (opt, "OPT", Box::new(|run: &Run| run.opt_hit_ratio.map_or(String::new(), |o| format!("{:.2} %", 100.0 * o)))),
         (true, "byte hit ratio", Box::new(|run: &Run| format!("{:.2} %", 100.0 * run.byte_hit_ratio))),
         (true, "hits", Box::new(|run: &Run| grouped(run.hits))),
         (true, "evictions", Box::new(|run: &Run| grouped(run.evictions))),

@@ -21,8 +21,8 @@ const COLOURS: [&str; 12] = [
 ];
 
 const STYLE: &str = "\
-svg { background: #ffffff; color: #1f2328; font: 13px system-ui, sans-serif }
-@media (prefers-color-scheme: dark) { svg { background: #0d1117; color: #e6edf3 } }
+svg { color: #1f2328; font: 13px system-ui, sans-serif } .page { fill: #ffffff }
+@media (prefers-color-scheme: dark) { svg { color: #e6edf3 } .page { fill: #0d1117 } }
 text { fill: currentColor } .title { font-size: 15px; font-weight: 600 }
 .grid { stroke: currentColor; stroke-opacity: .15 } .axis { stroke: currentColor; fill: none }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round } .opt { stroke: currentColor; stroke-dasharray: 6 4 }";
@@ -76,7 +76,7 @@ pub fn svg(runs: &[Run], unit: &str) -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
          role=\"img\" aria-label=\"Hit ratio against capacity\">\n<style>\n{STYLE}\n</style>\n\
-         <rect width=\"100%\" height=\"100%\" style=\"fill: none\"/>\n"
+         <rect class=\"page\" width=\"100%\" height=\"100%\"/>\n"
     );
     for (i, runs) in panels.into_iter().enumerate() {
         let _ = writeln!(svg, "<g transform=\"translate(0 {})\">", HEIGHT * i as f64);
@@ -104,7 +104,7 @@ fn panel(svg: &mut String, runs: &[Run], unit: &str) {
     let x = |capacity: f64| LEFT + (capacity.ln() - from) / (to - from) * (right - LEFT);
     let y = |ratio: f64| bottom - (ratio - low) / (high - low) * (bottom - TOP);
 
-    let _ = writeln!(svg, "<text class=\"title\" x=\"{LEFT}\" y=\"24\">{}</text>", escape(&first.trace));
+    let _ = writeln!(svg, "<text class=\"title\" x=\"8\" y=\"18\">{}</text>", escape(&first.trace));
     let decimals = if tick < 0.01 { 1 } else { 0 };
     for i in 0..=((high - low) / tick).round() as u32 {
         let ratio = low + f64::from(i) * tick;
@@ -130,7 +130,7 @@ fn panel(svg: &mut String, runs: &[Run], unit: &str) {
     let _ = writeln!(svg, "<path class=\"axis\" d=\"M{LEFT} {TOP}V{bottom}H{right}\"/>");
     let _ =
         writeln!(svg, "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">capacity ({unit})</text>", HEIGHT - 14.0);
-    let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\" text-anchor=\"start\">hit ratio</text>", 8.0, TOP - 14.0);
+    let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\" text-anchor=\"start\">hit ratio</text>", 8.0, TOP - 9.0);
 
     for line in &lines {
         let stroke = line.colour.map_or(String::new(), |colour| format!(" stroke=\"{colour}\""));
