@@ -92,7 +92,7 @@ impl Future {
                 alive -= 1;
             } else if rule == Rule::Demand && alive + dead == capacity {
                 match dead {
-                    0 => _ = evict(&mut furthest, &mut resident, &mut alive),
+                    0 => evict(&mut furthest, &mut resident, &mut alive),
                     _ => dead -= 1,
                 }
             }

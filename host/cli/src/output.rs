@@ -85,12 +85,15 @@ pub fn grouped(n: u64) -> String {
     out
 }
 
+/// What a column of the table shows of a run.
+type Cell = Box<dyn Fn(&Run) -> String>;
+
 fn table(runs: &[Run], out: &mut impl Write) -> io::Result<()> {
     let opt = runs.iter().any(|run| run.opt_hit_ratio.is_some());
     let swaps = runs.iter().any(|run| run.swaps > 0);
     let faults = runs.iter().any(|run| run.faults > 0);
-    let columns: Vec<(&str, Box<dyn Fn(&Run) -> String>)> = [
-        (true, "policy", Box::new(|run: &Run| run.policy.clone()) as Box<dyn Fn(&Run) -> String>),
+    let columns: Vec<(&str, Cell)> = [
+        (true, "policy", Box::new(|run: &Run| run.policy.clone()) as Cell),
         (true, "capacity", Box::new(|run: &Run| grouped(run.capacity))),
         (true, "hit ratio", Box::new(|run: &Run| format!("{:.2} %", 100.0 * run.hit_ratio))),
         (opt, "OPT", Box::new(|run: &Run| run.opt_hit_ratio.map_or(String::new(), |o| format!("{:.2} %", 100.0 * o)))),
