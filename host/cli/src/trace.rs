@@ -7,7 +7,7 @@
 //! | format | a request is | sizes |
 //! |---|---|---|
 //! | [`Format::U64`] | 8 bytes: u64 key, little-endian, as everything binary here | no |
-//! | [`Format::U64U32`] | 12 bytes: u64 key, u32 size | yes |
+//! | [`Format::U64u32`] | 12 bytes: u64 key, u32 size | yes |
 //! | [`Format::OracleGeneral`] | 24 bytes: u32 time, u64 key, u32 size, i64 next access (libCacheSim) | yes |
 //! | [`Format::Csv`] | a line of columns, with a header or not (libCacheSim) | where there is a column |
 //! | [`Format::Lis`] | a line `first-block blocks ignored request-number`, a request for each block (ARC, FAST 03) | no |
