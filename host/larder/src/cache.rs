@@ -1,0 +1,824 @@
+//! The cache that users hold.
+
+use std::any::Any;
+use std::borrow::Borrow;
+use std::future::Future;
+use std::hash::{BuildHasher, Hash};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::builder::Builder;
+use crate::eviction::{NEVER, Slot};
+use crate::flights::{Board, Boarding, Ended, LeadGuard, Outcome, Ticket};
+use crate::meta;
+use crate::shard::{Due, Removed, Shard, Terms};
+use crate::table;
+use crate::{Clock, Expiry, RemovalCause};
+
+/// The hasher of a cache: foldhash, seeded for each process, in the variant whose every bit is good.
+pub type RandomState = foldhash::quality::RandomState;
+
+/// A bounded cache whose eviction policy is a module.
+///
+/// A clone is another handle to the same cache. Every method may be called from any thread, and in async code: none
+/// waits for anything but short locks, except those that load. User code runs under a lock of the bucket where it says
+/// so; it must not call back into the cache there.
+///
+/// ```
+/// use larder::Cache;
+///
+/// let cache = Cache::builder().max_capacity(10_000).build()?;
+/// cache.insert("apple", 3);
+/// assert_eq!(cache.get("apple"), Some(3));
+/// assert_eq!(cache.get_with("pear", || 5), 5); // loaded once, however many ask
+/// cache.invalidate("apple");
+/// assert_eq!(cache.get("apple"), None);
+/// # Ok::<(), larder::BuildError>(())
+/// ```
+pub struct Cache<K, V, S = RandomState> {
+    pub(crate) inner: Arc<Inner<K, V, S>>,
+}
+
+/// Called with each entry that leaves.
+pub(crate) type Listener<K, V> = Arc<dyn Fn(K, V, RemovalCause) + Send + Sync>;
+/// What an entry weighs.
+pub(crate) type Weigher<K, V> = Arc<dyn Fn(&K, &V) -> u32 + Send + Sync>;
+
+pub(crate) struct Inner<K, V, S> {
+    pub(crate) shards: Box<[Shard<K, V>]>,
+    pub(crate) hasher: S,
+    pub(crate) name: Option<Arc<str>>,
+    pub(crate) capacity: u64,
+    pub(crate) weigher: Option<Weigher<K, V>>,
+    pub(crate) time_to_live: Option<u64>,
+    pub(crate) time_to_idle: Option<u64>,
+    pub(crate) expiry: Option<Arc<dyn Expiry<K, V>>>,
+    pub(crate) listener: Option<Listener<K, V>>,
+    pub(crate) clock: Clock,
+    pub(crate) board: Arc<Board<K, V>>,
+    pub(crate) loads: LoadTally,
+    pub(crate) explicit: AtomicU64,
+    pub(crate) replaced: AtomicU64,
+    pub(crate) lazily_expired: AtomicU64,
+    pub(crate) control: crate::control::Control,
+}
+
+/// Loads so far.
+#[derive(Default)]
+pub(crate) struct LoadTally {
+    pub(crate) succeeded: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) nanos: AtomicU64,
+}
+
+impl<K, V, S> Clone for Cache<K, V, S> {
+    fn clone(&self) -> Self {
+        Cache { inner: self.inner.clone() }
+    }
+}
+
+impl<K, V, S> std::fmt::Debug for Cache<K, V, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache")
+            .field("name", &self.inner.name)
+            .field("max_capacity", &self.inner.capacity)
+            .field("entry_count", &self.entry_count())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<K, V> Cache<K, V>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// Sets a cache up.
+    pub fn builder() -> Builder<K, V> {
+        Builder::new(RandomState::default())
+    }
+}
+
+impl<K, V, S> Cache<K, V, S> {
+    /// The name that it was built with.
+    pub fn name(&self) -> Option<&str> {
+        self.inner.name.as_deref()
+    }
+
+    /// The weight that its entries may have together (their number, if there is no weigher).
+    pub fn max_capacity(&self) -> u64 {
+        self.inner.capacity
+    }
+
+    /// How many entries there are. What expired and was not reclaimed yet counts.
+    pub fn entry_count(&self) -> u64 {
+        self.inner.shards.iter().map(|shard| shard.size().0).sum()
+    }
+
+    /// What the entries weigh together; their number, if there is no weigher. At most the capacity plus the documented
+    /// slack (see [`Builder::max_capacity`]).
+    pub fn weighted_size(&self) -> u64 {
+        self.inner.shards.iter().map(|shard| shard.size().1).sum()
+    }
+}
+
+impl<K, V, S> Inner<K, V, S> {
+    pub(crate) fn notify(&self, removed: Vec<Removed<K, V>>) {
+        for (key, value, cause) in removed {
+            match cause {
+                RemovalCause::Explicit => self.explicit.fetch_add(1, Ordering::Relaxed),
+                RemovalCause::Replaced => self.replaced.fetch_add(1, Ordering::Relaxed),
+                // Maintenance counts these.
+                RemovalCause::Size | RemovalCause::Expired => 0,
+            };
+            if let Some(listener) = &self.listener {
+                listener(key, value, cause);
+            }
+        }
+    }
+
+    /// Runs maintenance on a shard if it is due, and lets go of what left.
+    #[inline]
+    pub(crate) fn maintain(&self, shard: usize, due: Due) {
+        if due != Due::No {
+            self.maintain_now(shard, due);
+        }
+    }
+
+    #[cold]
+    fn maintain_now(&self, shard: usize, due: Due) {
+        let mut removed = Vec::new();
+        self.shards[shard].maintain(due, self.clock.now_ms(), &mut removed);
+        self.notify(removed);
+    }
+
+    fn expire_at(now: u64, after: Option<Duration>) -> u64 {
+        after.map_or(NEVER, |after| now.saturating_add(u64::try_from(after.as_millis()).unwrap_or(NEVER)))
+    }
+}
+
+impl<K, V, S> Cache<K, V, S>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    #[inline]
+    fn hash<Q: Hash + ?Sized>(&self, key: &Q) -> (table::Hash, usize) {
+        let hash = self.inner.hasher.hash_one(key);
+        // The bits that the table uses least.
+        (table::Hash(hash), (hash >> 48) as usize & (self.inner.shards.len() - 1))
+    }
+
+    /// The value of a key. This counts as a use of the entry; a value is cloned under the lock of its bucket.
+    ///
+    /// A hit costs a hash, two cache lines and a clone. It never enters the policy.
+    #[inline]
+    pub fn get<Q>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let (hash, at) = self.hash(key);
+        self.get_hashed(hash, at, key)
+    }
+
+    #[inline]
+    fn get_hashed<Q>(&self, hash: table::Hash, at: usize, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let inner = &*self.inner;
+        let shard = &inner.shards[at];
+        let found = shard.table.read(
+            hash,
+            |k| k.borrow() == key,
+            |slot, cell, key, value| {
+                let mut word = cell.meta.load(Ordering::Relaxed);
+                let expires_at = meta::expires_at(word);
+                if expires_at != NEVER || inner.time_to_idle.is_some() {
+                    let now = inner.clock.now_ms();
+                    if expires_at <= now {
+                        return None;
+                    }
+                    if self.renew_on_read(at, slot, cell, key, value, expires_at, now) {
+                        word = cell.meta.load(Ordering::Relaxed);
+                    }
+                }
+                let note = meta::touch(&cell.meta, word) || shard.is_exact();
+                let weight = cell.weight.load(Ordering::Relaxed);
+                Some((value.clone(), slot, weight, note))
+            },
+        );
+        match found {
+            Some(Some((value, slot, weight, note))) => {
+                shard.touches.hit();
+                if note {
+                    let due = shard.touched(slot);
+                    inner.maintain(at, due);
+                }
+                inner.control.saw(hash.0, Some(weight));
+                Some(value)
+            }
+            Some(None) => {
+                self.remove_expired(hash, at, key);
+                shard.touches.miss();
+                inner.control.saw(hash.0, None);
+                None
+            }
+            None => {
+                shard.touches.miss();
+                inner.control.saw(hash.0, None);
+                None
+            }
+        }
+    }
+
+    /// Sets a new expiry where a read does; answers whether it did.
+    #[allow(clippy::too_many_arguments)] // One call, from under the lock.
+    fn renew_on_read(
+        &self,
+        at: usize,
+        slot: Slot,
+        cell: &table::Cell<K, V>,
+        key: &K,
+        value: &V,
+        expires_at: u64,
+        now: u64,
+    ) -> bool {
+        let inner = &*self.inner;
+        let mut renewed = expires_at;
+        if let Some(expiry) = &inner.expiry {
+            let left = (expires_at != NEVER).then(|| Duration::from_millis(expires_at - now));
+            renewed = Inner::<K, V, S>::expire_at(now, expiry.expire_after_read(key, value, left));
+        } else if let Some(idle) = inner.time_to_idle {
+            // With a time to live as well, whichever comes first.
+            renewed = now.saturating_add(idle).min(inner.shards[at].live_until(slot));
+        }
+        if renewed == expires_at {
+            return false;
+        }
+        meta::set_expires_at(&cell.meta, renewed);
+        true
+    }
+
+    #[cold]
+    fn remove_expired<Q>(&self, hash: table::Hash, at: usize, key: &Q)
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let inner = &*self.inner;
+        let now = inner.clock.now_ms();
+        let (removed, due) = inner.shards[at].remove_if(hash, |k| k.borrow() == key, |_, _, expiry| expiry <= now);
+        if let Some((key, value)) = removed {
+            inner.lazily_expired.fetch_add(1, Ordering::Relaxed);
+            inner.notify(vec![(key, value, RemovalCause::Expired)]);
+        }
+        inner.maintain(at, due);
+    }
+}
+
+/// Writing.
+impl<K, V, S> Cache<K, V, S>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    /// Puts an entry in, or replaces the value of its key. It is visible at once. A load of the key that is in flight
+    /// will not overwrite it.
+    ///
+    /// An entry that weighs more than a shard's capacity is let in and evicted at once, with the listener told.
+    pub fn insert(&self, key: K, value: V) {
+        let expires_at = self.expiry_of_new(&key, &value);
+        self.insert_terms(key, value, 0, expires_at);
+    }
+
+    /// As [`Self::insert`], for an entry that expires after `time_to_live`, whatever the cache's own rule.
+    pub fn insert_for(&self, key: K, value: V, time_to_live: Duration) {
+        let now = self.inner.clock.now_ms();
+        self.insert_terms(key, value, 0, Inner::<K, V, S>::expire_at(now, Some(time_to_live)));
+    }
+
+    fn insert_terms(&self, key: K, value: V, cost: u32, expires_at: u64) {
+        let (hash, at) = self.hash(&key);
+        self.inner.board.fence(hash.0, &key);
+        let mut removed = Vec::new();
+        let due = self.keep(hash, at, key, value, cost, expires_at, &mut removed);
+        self.inner.notify(removed);
+        self.inner.maintain(at, due);
+    }
+
+    /// When a new entry expires by the cache's rules.
+    fn expiry_of_new(&self, key: &K, value: &V) -> u64 {
+        let inner = &*self.inner;
+        if let Some(expiry) = &inner.expiry {
+            let now = inner.clock.now_ms();
+            return Inner::<K, V, S>::expire_at(now, expiry.expire_after_create(key, value));
+        }
+        let Some(span) = inner.time_to_live.into_iter().chain(inner.time_to_idle).min() else { return NEVER };
+        inner.clock.now_ms().saturating_add(span)
+    }
+
+    /// Puts an entry into its shard.
+    #[allow(clippy::too_many_arguments)] // The one place where everything about an entry comes together.
+    fn keep(
+        &self,
+        hash: table::Hash,
+        at: usize,
+        key: K,
+        value: V,
+        cost: u32,
+        expires_at: u64,
+        removed: &mut Vec<Removed<K, V>>,
+    ) -> Due {
+        let inner = &*self.inner;
+        // A weight of 0 would let entries in without end.
+        let weight = inner.weigher.as_ref().map_or(1, |weigher| weigher(&key, &value)).max(1);
+        let now = if inner.expires() { inner.clock.now_ms() } else { 0 };
+        let live_until = match (inner.time_to_live, inner.time_to_idle) {
+            (Some(live), Some(_)) => now.saturating_add(live),
+            _ => NEVER,
+        };
+        let terms = Terms { weight, cost, expires_at, live_until };
+        let (replaced, due) = inner.shards[at].insert(hash, key, value, terms, now);
+        inner.control.kept(hash.0, weight);
+        removed.extend(replaced);
+        due
+    }
+
+    /// Takes an entry out and answers with its value, if it had not expired. A load of the key that is in flight will
+    /// not be kept.
+    pub fn remove<Q>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let (hash, at) = self.hash(key);
+        let inner = &*self.inner;
+        inner.board.fence(hash.0, key);
+        let mut expired = false;
+        let (removed, due) = inner.shards[at].remove_if(
+            hash,
+            |k| k.borrow() == key,
+            |_, _, expires_at| {
+                expired = expires_at != NEVER && expires_at <= inner.clock.now_ms();
+                true
+            },
+        );
+        inner.maintain(at, due);
+        let (key, value) = removed?;
+        if expired {
+            inner.lazily_expired.fetch_add(1, Ordering::Relaxed);
+            inner.notify(vec![(key, value, RemovalCause::Expired)]);
+            return None;
+        }
+        if inner.listener.is_some() {
+            inner.notify(vec![(key, value.clone(), RemovalCause::Explicit)]);
+        } else {
+            inner.explicit.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(value)
+    }
+
+    /// Takes an entry out. When this returns, no read finds the old value, and no load that began before will be kept.
+    pub fn invalidate<Q>(&self, key: &Q)
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        drop(self.remove(key));
+    }
+
+    /// Takes all entries out that were there when it was called. Cost: linear in their number.
+    pub fn invalidate_all(&self) {
+        self.inner.board.fence_all();
+        self.remove_all(|_, _| true);
+    }
+
+    /// Takes out all entries for which `condition` holds, which runs under the lock of their bucket. Cost: linear in the
+    /// number of all entries.
+    pub fn invalidate_entries_if(&self, condition: impl Fn(&K, &V) -> bool) {
+        // What is in flight has no value to ask `condition` about: fence it all, which costs no more than a load.
+        self.inner.board.fence_all();
+        self.remove_all(condition);
+    }
+
+    fn remove_all(&self, condition: impl Fn(&K, &V) -> bool) {
+        let inner = &*self.inner;
+        for (at, shard) in inner.shards.iter().enumerate() {
+            let mut removed = Vec::new();
+            shard.remove_all(&condition, &mut removed);
+            inner.notify(removed.into_iter().map(|(key, value)| (key, value, RemovalCause::Explicit)).collect());
+            inner.maintain(at, Due::Soon);
+        }
+    }
+
+    /// Whether a key is there and has not expired. This is no use of the entry, and counts as neither hit nor miss.
+    pub fn contains_key<Q>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.peek_with(key, |_| ()).is_some()
+    }
+
+    /// The value of a key, without counting as a use of the entry, a hit or a miss.
+    pub fn peek<Q>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.peek_with(key, V::clone)
+    }
+
+    fn peek_with<Q, R>(&self, key: &Q, f: impl FnOnce(&V) -> R) -> Option<R>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let (hash, at) = self.hash(key);
+        let found = self.inner.shards[at].table.read(
+            hash,
+            |k| k.borrow() == key,
+            |_, cell, _, value| {
+                let expires_at = meta::expires_at(cell.meta.load(Ordering::Relaxed));
+                let fresh = expires_at == NEVER || expires_at > self.inner.clock.now_ms();
+                fresh.then(|| f(value))
+            },
+        );
+        found.flatten()
+    }
+
+    /// Does what is waiting for the policy or for a timer now. The cache does so by itself; a test that wants to count
+    /// calls this first.
+    pub fn run_pending_tasks(&self) {
+        self.inner.settle();
+    }
+
+    /// All entries that have not expired, in no particular order, each cloned. Entries that come or go meanwhile may or
+    /// may not be seen; one that stays is seen once.
+    pub fn iter(&self) -> Iter<'_, K, V, S>
+    where
+        K: Clone,
+    {
+        Iter { cache: self, shard: 0, slot: 0, slots: self.inner.shards[0].slots() }
+    }
+}
+
+impl<K, V, S> Inner<K, V, S> {
+    /// Whether any entry may expire by a rule of the cache. (Entries of `insert_for` carry their own deadline.)
+    fn expires(&self) -> bool {
+        self.time_to_live.is_some() || self.time_to_idle.is_some() || self.expiry.is_some()
+    }
+
+    pub(crate) fn settle(&self) {
+        for shard in &self.shards {
+            let mut removed = Vec::new();
+            shard.settle(self.clock.now_ms(), &mut removed);
+            self.notify(removed);
+        }
+    }
+}
+
+/// See [`Cache::iter`].
+#[derive(Debug)]
+pub struct Iter<'c, K, V, S> {
+    cache: &'c Cache<K, V, S>,
+    shard: usize,
+    slot: Slot,
+    slots: Slot,
+}
+
+impl<K: Clone, V: Clone, S> Iterator for Iter<'_, K, V, S> {
+    type Item = (K, V);
+
+    fn next(&mut self) -> Option<(K, V)> {
+        let inner = &self.cache.inner;
+        loop {
+            if self.slot == self.slots {
+                self.shard += 1;
+                self.slot = 0;
+                self.slots = inner.shards.get(self.shard)?.slots();
+                continue;
+            }
+            let slot = self.slot;
+            self.slot += 1;
+            let entry = inner.shards[self.shard].look(slot, |key, value, expires_at| {
+                let fresh = expires_at == NEVER || expires_at > inner.clock.now_ms();
+                fresh.then(|| (key.clone(), value.clone()))
+            });
+            if let Some(Some(entry)) = entry {
+                return Some(entry);
+            }
+        }
+    }
+}
+
+/// Loading: one load for each key, whoever asks.
+impl<K, V, S> Cache<K, V, S>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    /// The value of a key; if it is not there, `load` brings it. Of concurrent callers one loads, the others wait for its
+    /// value. If it panics, another caller loads.
+    pub fn get_with(&self, key: K, load: impl FnOnce() -> V) -> V {
+        match self.try_get_with(key, || Ok::<V, std::convert::Infallible>(load())) {
+            Ok(value) => value,
+            Err(never) => match *never {},
+        }
+    }
+
+    /// As [`Self::get_with`], with a load that may fail.
+    ///
+    /// # Errors
+    /// The error of the load, shared by all who waited for it. Nothing is kept; the next caller loads anew.
+    pub fn try_get_with<E>(&self, key: K, load: impl FnOnce() -> Result<V, E>) -> Result<V, Arc<E>>
+    where
+        E: Send + Sync + 'static,
+    {
+        let (hash, at) = self.hash(&key);
+        if let Some(value) = self.get_hashed(hash, at, &key) {
+            return Ok(value);
+        }
+        loop {
+            match self.inner.board.board(hash.0, key.clone(), || self.peek(&key), || None) {
+                Ok(value) => return Ok(value),
+                Err(Boarding::Lead(ticket)) => {
+                    let lead = LeadGuard::new(ticket);
+                    let began = Instant::now();
+                    let loaded = load();
+                    let cost = self.inner.loads.count(began.elapsed(), loaded.is_ok());
+                    let (outcome, result) = match loaded {
+                        Ok(value) => (Ok(value.clone()), Ok(value)),
+                        Err(error) => {
+                            let error = Arc::new(error);
+                            (Err(error.clone() as Arc<dyn Any + Send + Sync>), Err(error))
+                        }
+                    };
+                    let mut kept = Kept::default();
+                    lead.land(outcome, |value| kept = self.keep_loaded(hash, at, &key, value, cost));
+                    kept.finish(&self.inner, at);
+                    return result;
+                }
+                Err(Boarding::Join(mut ticket)) => {
+                    let mut kept = Kept::default();
+                    let ended = ticket.wait(&mut |value| kept = self.keep_loaded(hash, at, &key, value, 0));
+                    kept.finish(&self.inner, at);
+                    if let Some(result) = shared(ended) {
+                        return result;
+                    }
+                }
+            }
+        }
+    }
+
+    /// As [`Self::get_with`], for async code. The load belongs to all who wait for it: whichever of them is polled polls
+    /// it, so a caller that is dropped, or never polled again, holds up nobody; when all are dropped, so is the load. It
+    /// needs no particular runtime.
+    pub async fn get_with_async<F>(&self, key: K, load: F) -> V
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let load = async move { Ok::<V, std::convert::Infallible>(load.await) };
+        match self.try_get_with_async(key, load).await {
+            Ok(value) => value,
+            Err(never) => match *never {},
+        }
+    }
+
+    /// As [`Self::get_with_async`], with a load that may fail.
+    ///
+    /// # Errors
+    /// As [`Self::try_get_with`].
+    pub async fn try_get_with_async<F, E>(&self, key: K, load: F) -> Result<V, Arc<E>>
+    where
+        F: Future<Output = Result<V, E>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let (hash, at) = self.hash(&key);
+        if let Some(value) = self.get_hashed(hash, at, &key) {
+            return Ok(value);
+        }
+        let mut load = Some(load);
+        loop {
+            let make = || {
+                let load = load.take()?;
+                let erased = async move { load.await.map_err(|error| Arc::new(error) as Arc<dyn Any + Send + Sync>) };
+                Some(Box::pin(erased) as Pin<Box<dyn Future<Output = Outcome<V>> + Send>>)
+            };
+            let boarding = self.inner.board.board(hash.0, key.clone(), || self.peek(&key), make);
+            let ticket = match boarding {
+                Ok(value) => return Ok(value),
+                Err(Boarding::Lead(ticket) | Boarding::Join(ticket)) => ticket,
+            };
+            let began = Instant::now();
+            let ended = Passenger { cache: self, ticket, hash, at, key: key.clone(), began }.await;
+            if let Some(result) = shared(ended) {
+                return result;
+            }
+        }
+    }
+
+    /// The entry of a key, to look at and fill in one go.
+    ///
+    /// ```
+    /// # let cache = larder::Cache::builder().max_capacity(10).build()?;
+    /// let entry = cache.entry("visits").or_insert_with(|| 1);
+    /// assert!(entry.is_fresh());
+    /// assert!(!cache.entry("visits").or_insert(7).is_fresh());
+    /// let entry = cache.entry("visits").and_upsert_with(|old| old.map_or(1, |n| n + 1));
+    /// assert_eq!(entry.into_value(), 2);
+    /// # Ok::<(), larder::BuildError>(())
+    /// ```
+    pub fn entry(&self, key: K) -> EntrySelector<'_, K, V, S> {
+        EntrySelector { cache: self, key }
+    }
+
+    /// Keeps what a load brought. Runs under the board's lock, so what it pushes out is let go of later.
+    fn keep_loaded(&self, hash: table::Hash, at: usize, key: &K, value: &V, cost: u32) -> Kept<K, V> {
+        let mut removed = Vec::new();
+        let expires_at = self.expiry_of_new(key, value);
+        let due = self.keep(hash, at, key.clone(), value.clone(), cost, expires_at, &mut removed);
+        Kept { removed, due }
+    }
+}
+
+/// What is left to do after a load was kept.
+struct Kept<K, V> {
+    removed: Vec<Removed<K, V>>,
+    due: Due,
+}
+
+impl<K, V> Default for Kept<K, V> {
+    fn default() -> Self {
+        Kept { removed: Vec::new(), due: Due::No }
+    }
+}
+
+impl<K, V> Kept<K, V> {
+    fn finish<S>(self, inner: &Inner<K, V, S>, at: usize) {
+        inner.notify(self.removed);
+        inner.maintain(at, self.due);
+    }
+}
+
+impl LoadTally {
+    /// Counts a load; answers with its cost in microseconds, as policies are told it.
+    fn count(&self, took: Duration, succeeded: bool) -> u32 {
+        let counter = if succeeded { &self.succeeded } else { &self.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.nanos.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+        u32::try_from(took.as_micros()).unwrap_or(u32::MAX)
+    }
+}
+
+/// What the end of a flight means for one passenger; `None` if it has to ask again: the flight was abandoned, or ended in
+/// an error of a type that this passenger does not know.
+fn shared<V, E: Send + Sync + 'static>(ended: Ended<V>) -> Option<Result<V, Arc<E>>> {
+    match ended {
+        Ended::Landed(Ok(value)) => Some(Ok(value)),
+        Ended::Landed(Err(error)) => error.downcast::<E>().ok().map(Err),
+        Ended::Abandoned => None,
+    }
+}
+
+/// Waits for the end of a flight, and polls its load.
+struct Passenger<'c, K: Hash + Eq, V, S> {
+    cache: &'c Cache<K, V, S>,
+    ticket: Ticket<K, V>,
+    hash: table::Hash,
+    at: usize,
+    key: K,
+    began: Instant,
+}
+
+impl<K: Hash + Eq, V, S> Unpin for Passenger<'_, K, V, S> {}
+
+impl<K, V, S> Future for Passenger<'_, K, V, S>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    type Output = Ended<V>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended<V>> {
+        let Passenger { cache, ticket, hash, at, key, began } = self.get_mut();
+        let mut kept = Kept::default();
+        let polled = ticket.poll_end(cx, &mut |value| {
+            let cost = cache.inner.loads.count(began.elapsed(), true);
+            kept = cache.keep_loaded(*hash, *at, key, value, cost);
+        });
+        kept.finish(&cache.inner, *at);
+        polled
+    }
+}
+
+/// A key whose entry is to be looked at and filled. From [`Cache::entry`].
+#[derive(Debug)]
+pub struct EntrySelector<'c, K, V, S> {
+    cache: &'c Cache<K, V, S>,
+    key: K,
+}
+
+impl<K, V, S> EntrySelector<'_, K, V, S>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    /// The entry, filled with `value` if there is none.
+    pub fn or_insert(self, value: V) -> Entry<K, V> {
+        self.or_insert_with(|| value)
+    }
+
+    /// The entry, filled by `load` if there is none; one load for concurrent callers.
+    pub fn or_insert_with(self, load: impl FnOnce() -> V) -> Entry<K, V> {
+        let mut is_fresh = false;
+        let value = self.cache.get_with(self.key.clone(), || {
+            is_fresh = true;
+            load()
+        });
+        Entry { key: self.key, value, is_fresh }
+    }
+
+    /// The entry, filled by `load` if there is none.
+    ///
+    /// # Errors
+    /// As [`Cache::try_get_with`].
+    pub fn or_try_insert_with<E>(self, load: impl FnOnce() -> Result<V, E>) -> Result<Entry<K, V>, Arc<E>>
+    where
+        E: Send + Sync + 'static,
+    {
+        let mut is_fresh = false;
+        let value = self.cache.try_get_with(self.key.clone(), || {
+            is_fresh = true;
+            load()
+        })?;
+        Ok(Entry { key: self.key, value, is_fresh })
+    }
+
+    /// Puts in what `update` makes of the old value. Concurrent updates of the key run one after the other; a load of it
+    /// that is in flight ends first.
+    pub fn and_upsert_with(self, update: impl FnOnce(Option<V>) -> V) -> Entry<K, V> {
+        let (hash, at) = self.cache.hash(&self.key);
+        let inner = &self.cache.inner;
+        loop {
+            match inner.board.board(hash.0, self.key.clone(), || None::<V>, || None) {
+                Ok(_) => {}
+                Err(Boarding::Join(mut ticket)) => {
+                    let mut kept = Kept::default();
+                    ticket.wait(&mut |value| kept = self.cache.keep_loaded(hash, at, &self.key, value, 0));
+                    kept.finish(inner, at);
+                }
+                Err(Boarding::Lead(ticket)) => {
+                    let lead = LeadGuard::new(ticket);
+                    let value = update(self.cache.get_hashed(hash, at, &self.key));
+                    let mut kept = Kept::default();
+                    lead.land(Ok(value.clone()), |value| {
+                        kept = self.cache.keep_loaded(hash, at, &self.key, value, 0);
+                    });
+                    kept.finish(inner, at);
+                    return Entry { key: self.key, value, is_fresh: true };
+                }
+            }
+        }
+    }
+}
+
+/// A key and its value, as they were when it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry<K, V> {
+    key: K,
+    value: V,
+    is_fresh: bool,
+}
+
+impl<K, V> Entry<K, V> {
+    /// The key.
+    pub fn key(&self) -> &K {
+        &self.key
+    }
+
+    /// The value.
+    pub fn value(&self) -> &V {
+        &self.value
+    }
+
+    /// The value.
+    pub fn into_value(self) -> V {
+        self.value
+    }
+
+    /// Whether this call put the value in.
+    pub fn is_fresh(&self) -> bool {
+        self.is_fresh
+    }
+}

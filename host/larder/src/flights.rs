@@ -1,0 +1,338 @@
+//! Loads in flight: one for each key, whoever asks.
+//!
+//! A load is either a closure that its leader runs on its own thread, or a future that belongs to the flight: whichever
+//! of its passengers is polled polls it. So a leader whose task is cancelled, or simply never polled again, holds up
+//! nobody, and no runtime is needed. A load that panics fails its poller; the others start over.
+//!
+//! An invalidation, or an insert from outside, *fences* a flight: it is taken off the board, and its passengers, who
+//! asked before, get what it brings, but it is not kept. Looking at the board and keeping happen under one lock, so a
+//! load that began before an invalidation never lands after it.
+
+use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::HashMap;
+
+/// What a load came to: a value, or an error that all passengers share (the leader's type, checked by each).
+pub(crate) type Outcome<V> = Result<V, Arc<dyn Any + Send + Sync>>;
+type Load<V> = Pin<Box<dyn Future<Output = Outcome<V>> + Send>>;
+
+/// One load.
+pub(crate) struct Flight<V> {
+    state: Mutex<State<V>>,
+    /// The load, where it is a future.
+    load: Mutex<Option<Load<V>>>,
+    /// Woken while it was being polled: whoever polled looks again.
+    woken: AtomicBool,
+    /// Who still wants it. When nobody does, the load is dropped.
+    passengers: AtomicUsize,
+}
+
+struct State<V> {
+    ended: Option<Ended<V>>,
+    wakers: Vec<(u64, Waker)>,
+    next_ticket: u64,
+}
+
+/// How a flight ended.
+#[derive(Clone)]
+pub(crate) enum Ended<V> {
+    Landed(Outcome<V>),
+    /// The leader panicked or gave up: ask again.
+    Abandoned,
+}
+
+impl<V> Flight<V> {
+    fn new(load: Option<Load<V>>) -> Self {
+        Flight {
+            state: Mutex::new(State { ended: None, wakers: Vec::new(), next_ticket: 0 }),
+            load: Mutex::new(load),
+            woken: AtomicBool::new(false),
+            passengers: AtomicUsize::new(1),
+        }
+    }
+
+    fn end(&self, how: Ended<V>) {
+        let wakers = {
+            let mut state = self.state.lock();
+            if state.ended.is_some() {
+                return;
+            }
+            state.ended = Some(how);
+            std::mem::take(&mut state.wakers)
+        };
+        wakers.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    fn wake_all(&self) {
+        let wakers: Vec<Waker> = self.state.lock().wakers.iter().map(|(_, waker)| waker.clone()).collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The waker that a load gets: it wakes every passenger.
+impl<V: Send + Sync + 'static> Wake for Flight<V> {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::SeqCst);
+        self.wake_all();
+    }
+}
+
+/// One part of the board: which keys are being loaded.
+type Part<K, V> = HashMap<K, Arc<Flight<V>>, foldhash::fast::RandomState>;
+
+/// All flights of a cache.
+pub(crate) struct Board<K, V> {
+    parts: Box<[Mutex<Part<K, V>>]>,
+    /// How many are in flight, so that an insert need not look.
+    active: AtomicU64,
+}
+
+/// What a caller that found nothing in the cache is to do.
+pub(crate) enum Boarding<K: std::hash::Hash + Eq, V> {
+    /// Run the load and [`Ticket::land`] it.
+    Lead(Ticket<K, V>),
+    /// Wait for it.
+    Join(Ticket<K, V>),
+}
+
+/// A place in a flight; leaves when dropped.
+pub(crate) struct Ticket<K: std::hash::Hash + Eq, V> {
+    board: Arc<Board<K, V>>,
+    pub(crate) flight: Arc<Flight<V>>,
+    key: K,
+    part: usize,
+    number: Option<u64>,
+}
+
+impl<K: std::hash::Hash + Eq, V> Board<K, V> {
+    pub(crate) fn new() -> Self {
+        Board { parts: (0..32).map(|_| Mutex::default()).collect(), active: AtomicU64::new(0) }
+    }
+
+    fn part(hash: u64) -> usize {
+        (hash >> 59) as usize
+    }
+
+    /// Whether anything is in flight. An insert that began after its caller wrote the source may skip fencing if not.
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.active.load(Ordering::SeqCst) == 0
+    }
+
+    /// Joins the flight of a key, or starts one: `present` looks once more whether the key is there, under the lock
+    /// under which loads land, and `load` makes the future, if there is to be one.
+    pub(crate) fn board<T>(
+        self: &Arc<Self>,
+        hash: u64,
+        key: K,
+        present: impl FnOnce() -> Option<T>,
+        load: impl FnOnce() -> Option<Load<V>>,
+    ) -> Result<T, Boarding<K, V>>
+    where
+        K: Clone,
+    {
+        let part = Self::part(hash);
+        let mut flights = self.parts[part].lock();
+        if let Some(flight) = flights.get(&key) {
+            flight.passengers.fetch_add(1, Ordering::SeqCst);
+            let flight = flight.clone();
+            return Err(Boarding::Join(Ticket { board: self.clone(), flight, key, part, number: None }));
+        }
+        if let Some(found) = present() {
+            return Ok(found);
+        }
+        let flight = Arc::new(Flight::new(load()));
+        flights.insert(key.clone(), flight.clone());
+        self.active.fetch_add(1, Ordering::SeqCst);
+        Err(Boarding::Lead(Ticket { board: self.clone(), flight, key, part, number: None }))
+    }
+
+    /// Takes the flight of a key off the board, if there is one: what it brings is not kept.
+    pub(crate) fn fence<Q>(&self, hash: u64, key: &Q)
+    where
+        K: std::borrow::Borrow<Q>,
+        Q: std::hash::Hash + Eq + ?Sized,
+    {
+        if !self.is_idle() && self.parts[Self::part(hash)].lock().remove(key).is_some() {
+            self.active.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Takes all flights off the board.
+    pub(crate) fn fence_all(&self) {
+        for part in &self.parts {
+            let fenced = std::mem::take(&mut *part.lock()).len();
+            self.active.fetch_sub(fenced as u64, Ordering::SeqCst);
+        }
+    }
+
+    /// Takes all flights off the board whose key `condition` holds for.
+    pub(crate) fn fence_if(&self, condition: impl Fn(&K) -> bool) {
+        for part in &self.parts {
+            let fenced = part.lock().extract_if(|key, _| condition(key)).count();
+            self.active.fetch_sub(fenced as u64, Ordering::SeqCst);
+        }
+    }
+}
+
+impl<K: std::hash::Hash + Eq, V> Ticket<K, V> {
+    /// The leader's load is done: calls `keep` with the value if the flight was not fenced, under the board's lock, and
+    /// gives the outcome to all.
+    pub(crate) fn land(&self, outcome: Outcome<V>, keep: impl FnOnce(&V))
+    where
+        V: Clone,
+    {
+        {
+            let mut flights = self.board.parts[self.part].lock();
+            if self.take_off(&mut flights) {
+                if let Ok(value) = &outcome {
+                    keep(value);
+                }
+            }
+        }
+        self.flight.end(Ended::Landed(outcome));
+    }
+
+    /// Takes this flight off the board if it is still there.
+    fn take_off(&self, flights: &mut MutexGuard<'_, Part<K, V>>) -> bool {
+        let ours = flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight));
+        if ours {
+            flights.remove(&self.key);
+            self.board.active.fetch_sub(1, Ordering::SeqCst);
+        }
+        ours
+    }
+
+    /// The load will not come to an end: all start over.
+    pub(crate) fn abandon(&self) {
+        self.take_off(&mut self.board.parts[self.part].lock());
+        self.flight.end(Ended::Abandoned);
+    }
+}
+
+impl<K: std::hash::Hash + Eq, V> Drop for Ticket<K, V> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.flight.state.lock().wakers.retain(|(n, _)| *n != number);
+        }
+        // Under the board's lock nobody can come aboard while the last one leaves.
+        let mut flights = self.board.parts[self.part].lock();
+        if self.flight.passengers.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.take_off(&mut flights);
+            drop(flights);
+            let load = self.flight.load.lock().take();
+            drop(load);
+        }
+    }
+}
+
+impl<K, V> Ticket<K, V>
+where
+    K: std::hash::Hash + Eq,
+    V: Clone + Send + Sync + 'static,
+{
+    /// Waits for the end, and polls the load if it is a future. `keep` is as for [`Ticket::land`].
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>, keep: &mut dyn FnMut(&V)) -> Poll<Ended<V>> {
+        {
+            let mut state = self.flight.state.lock();
+            if let Some(ended) = &state.ended {
+                return Poll::Ready(ended.clone());
+            }
+            let number = *self.number.get_or_insert_with(|| {
+                state.next_ticket += 1;
+                state.next_ticket
+            });
+            match state.wakers.iter_mut().find(|(n, _)| *n == number) {
+                Some((_, waker)) => waker.clone_from(cx.waker()),
+                None => state.wakers.push((number, cx.waker().clone())),
+            }
+        }
+        // If it is taken, somebody polls it right now, and looks at `woken` after that.
+        let Some(mut load) = self.flight.load.try_lock() else { return Poll::Pending };
+        let Some(future) = load.as_mut() else { return Poll::Pending };
+        self.flight.woken.store(false, Ordering::SeqCst);
+        let waker = Waker::from(self.flight.clone());
+        let polled = {
+            let unwinding = AbandonOnPanic(self);
+            let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+            std::mem::forget(unwinding);
+            polled
+        };
+        if let Poll::Ready(outcome) = polled {
+            let done = load.take();
+            drop(load);
+            self.land(outcome.clone(), |value| keep(value));
+            drop(done);
+            return Poll::Ready(Ended::Landed(outcome));
+        }
+        drop(load);
+        // Woken while we held the load: another passenger may have looked in vain, and must look again.
+        if self.flight.woken.load(Ordering::SeqCst) {
+            self.flight.wake_all();
+        }
+        Poll::Pending
+    }
+
+    /// As [`Self::poll_end`], on this thread.
+    pub(crate) fn wait(&mut self, keep: &mut dyn FnMut(&V)) -> Ended<V> {
+        struct Unpark(std::thread::Thread);
+        impl Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut cx = Context::from_waker(&waker);
+        loop {
+            match self.poll_end(&mut cx, keep) {
+                Poll::Ready(ended) => return ended,
+                Poll::Pending => std::thread::park(),
+            }
+        }
+    }
+}
+
+/// Abandons the flight unless it is forgotten.
+struct AbandonOnPanic<'t, K: std::hash::Hash + Eq, V>(&'t Ticket<K, V>);
+
+impl<K: std::hash::Hash + Eq, V> Drop for AbandonOnPanic<'_, K, V> {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+/// Abandons a flight that is led by a closure unless it landed.
+pub(crate) struct LeadGuard<K: std::hash::Hash + Eq, V>(Option<Ticket<K, V>>);
+
+impl<K: std::hash::Hash + Eq, V> LeadGuard<K, V> {
+    pub(crate) fn new(ticket: Ticket<K, V>) -> Self {
+        LeadGuard(Some(ticket))
+    }
+
+    pub(crate) fn land(mut self, outcome: Outcome<V>, keep: impl FnOnce(&V))
+    where
+        V: Clone,
+    {
+        if let Some(ticket) = self.0.take() {
+            ticket.land(outcome, keep);
+        }
+    }
+}
+
+impl<K: std::hash::Hash + Eq, V> Drop for LeadGuard<K, V> {
+    fn drop(&mut self) {
+        if let Some(ticket) = &self.0 {
+            ticket.abandon();
+        }
+    }
+}

@@ -1,0 +1,932 @@
+//! A shard: a table, and the policy that decides who stays in it.
+//!
+//! Operations change the table at once, and leave a note for the policy: a hit in the [touch buffers](crate::touches),
+//! everything else in the *inbox*. When enough has come together, whoever notices puts a batch together, asks the
+//! policy, and takes the victims out (*maintenance*). So a hit never enters a policy, and the policy is always a little
+//! behind: by at most a batch, which is one event in a small cache and [`MOST_BATCH`] in a large one.
+//!
+//! # The life of a slot
+//!
+//! It is *given out* by the inbox together with the note of the arrival, under the inbox's lock, and linked right
+//! after, under the lock of the bucket, which is held all the while. Maintenance may meet the note before the slot is
+//! linked; looking for the slot it then waits for the bucket. The slot is `KNOWN` from when the policy is told until
+//! it is told of the departure, or names it as a victim. Only maintenance gives a slot back, after the batch that says
+//! it departed: a slot never means two entries in one batch.
+//!
+//! Locks are taken in this order: policy, bucket, inbox. Entries that leave are dropped, and listeners called, after
+//! all of them are released.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use crate::RemovalCause;
+use crate::eviction::{Batch, Entries, Eviction, Fault, NEVER, Ranking, Slot};
+use crate::meta::{self, IN_BATCH, KNOWN, STRUCK};
+use crate::sync::{Mutex, MutexGuard, Ordering};
+use crate::table::{Hash, Table};
+use crate::timers::Timers;
+use crate::touches::{Pushed, Touches};
+
+/// The most arrivals that wait for the policy, where nothing smaller was asked for.
+pub(crate) const MOST_BATCH: u32 = 64;
+/// A batch is at most this fraction of the residents.
+const BATCH_FRACTION: u64 = 128;
+/// How many faults a report keeps.
+const FAULTS_KEPT: usize = 16;
+
+/// An entry that left, and why.
+pub(crate) type Removed<K, V> = (K, V, RemovalCause);
+
+/// A note: an entry that came in, or whose value was replaced.
+#[derive(Clone, Copy)]
+struct Note {
+    slot: Slot,
+    location: u32,
+    weight: u32,
+    cost: u32,
+    expires_at: u64,
+}
+
+/// What operations leave for maintenance.
+#[derive(Default)]
+struct Inbox {
+    /// Slots to give out again.
+    free: Vec<Slot>,
+    /// Slots below this were given out.
+    next: Slot,
+    arrived: Vec<Note>,
+    changed: Vec<Note>,
+    departed: Vec<Slot>,
+    /// Entries in the table.
+    count: u64,
+    /// What they weigh.
+    weight: u64,
+}
+
+/// How urgently maintenance is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Due {
+    No,
+    /// A batch is full.
+    Soon,
+    /// The bound is at stake: wait for your turn.
+    Now,
+}
+
+/// A batch as the policy was told it, and what it answered.
+struct Logged {
+    batch: Batch,
+    victims: Vec<Slot>,
+}
+
+/// Numbers that only maintenance changes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) policy_calls: u64,
+    pub(crate) policy_nanos: u64,
+    pub(crate) evicted: u64,
+    pub(crate) expired: u64,
+    /// Evictions that the host chose itself.
+    pub(crate) fallback_evictions: u64,
+    pub(crate) faults: u64,
+    pub(crate) traps: u64,
+    pub(crate) recent_faults: Vec<(Arc<str>, Fault)>,
+}
+
+/// The policy of a shard and what maintenance needs at hand.
+pub(crate) struct Seat {
+    /// `None` after a fatal fault: the host then evicts by itself.
+    policy: Option<Box<dyn Eviction>>,
+    name: Arc<str>,
+    batch: Batch,
+    /// Victims of the parts of a batch that were told already; all of them in the end.
+    told_early: Vec<Slot>,
+    arrived: Vec<Note>,
+    changed: Vec<Note>,
+    departed: Vec<Slot>,
+    /// Touches of entries that the policy will only now hear of.
+    carried: Vec<Slot>,
+    carried_next: Vec<Slot>,
+    /// Changes of such entries.
+    carried_changes: Vec<Note>,
+    /// Reads in order, one by one, in a cache that is small enough to be exact.
+    reads: Vec<Slot>,
+    /// Evicted by the host itself; the policy hears with the next batch.
+    overruled: Vec<Slot>,
+    timers: Timers,
+    /// While a successor is being prepared: what it has missed.
+    log: Option<Vec<Logged>>,
+    /// Where the host's own eviction goes on looking.
+    hand: Slot,
+    pub(crate) tally: Tally,
+}
+
+/// How a shard is set up.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape {
+    pub(crate) capacity: u64,
+    pub(crate) expected: Option<u32>,
+    /// The user's own batch size.
+    pub(crate) batch: Option<u32>,
+    pub(crate) stripes: usize,
+    pub(crate) weighted: bool,
+    /// Mixed into fingerprints, so that they differ between shards.
+    pub(crate) index: u32,
+    pub(crate) seed: u64,
+}
+
+/// See the module's documentation.
+pub(crate) struct Shard<K, V> {
+    pub(crate) table: Table<K, V>,
+    pub(crate) touches: Touches,
+    inbox: Mutex<Inbox>,
+    seat: Mutex<Seat>,
+    exact: AtomicBool,
+    pub(crate) shape: Shape,
+}
+
+/// What a new or replaced entry brings besides key and value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) weight: u32,
+    pub(crate) cost: u32,
+    pub(crate) expires_at: u64,
+    /// With a time to live and a time to idle: the end of the former.
+    pub(crate) live_until: u64,
+}
+
+impl<K, V> Shard<K, V> {
+    pub(crate) fn new(shape: Shape, policy: Box<dyn Eviction>, name: Arc<str>) -> Self {
+        Shard {
+            table: Table::new(shape.expected),
+            touches: Touches::new(shape.stripes),
+            inbox: Mutex::new(Inbox::default()),
+            seat: Mutex::new(Seat {
+                policy: Some(policy),
+                name,
+                batch: Batch::default(),
+                told_early: Vec::new(),
+                arrived: Vec::new(),
+                changed: Vec::new(),
+                departed: Vec::new(),
+                carried: Vec::new(),
+                carried_next: Vec::new(),
+                carried_changes: Vec::new(),
+                reads: Vec::new(),
+                overruled: Vec::new(),
+                timers: Timers::new(),
+                log: None,
+                hand: 0,
+                tally: Tally::default(),
+            }),
+            exact: AtomicBool::new(true),
+            shape,
+        }
+    }
+
+    /// The fingerprint that policies see: made of the 32 bits of the hash that a cell keeps, so that it can be given
+    /// again at any time without the key.
+    fn fingerprint(&self, location: u32) -> u64 {
+        let mut z = u64::from(location) | u64::from(self.shape.index) << 32;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn batch_size(&self, count: u64) -> u64 {
+        match self.shape.batch {
+            Some(batch) => u64::from(batch),
+            None => (count / BATCH_FRACTION).clamp(1, u64::from(MOST_BATCH)),
+        }
+    }
+
+    fn due(&self, inbox: &Inbox) -> Due {
+        let batch = self.batch_size(inbox.count);
+        let waiting = inbox.arrived.len() as u64;
+        // A small cache, and a heavy entry, cannot wait.
+        let over = inbox.weight > self.shape.capacity + self.shape.capacity / 16 && self.shape.weighted;
+        if waiting >= 2 * batch || over || (batch == 1 && waiting > 0) {
+            Due::Now
+        } else if waiting >= batch || (inbox.departed.len() + inbox.changed.len()) as u64 >= batch.max(16) {
+            Due::Soon
+        } else {
+            Due::No
+        }
+    }
+
+    /// Whether the policy hears of every read, one by one and in order: so it is while a batch is one event.
+    #[inline]
+    pub(crate) fn is_exact(&self) -> bool {
+        self.exact.load(Ordering::Relaxed)
+    }
+
+    /// The end of the time to live of an entry that has a time to idle as well.
+    pub(crate) fn live_until(&self, slot: Slot) -> u64 {
+        self.table.live_until(slot)
+    }
+
+    /// Notes that an entry was read. Called under no lock.
+    #[inline]
+    pub(crate) fn touched(&self, slot: Slot) -> Due {
+        match self.touches.push(slot) {
+            Pushed::Noted => Due::No,
+            Pushed::Due => Due::Soon,
+            Pushed::Lost => {
+                meta::take_touches(&self.table.cell(slot).meta);
+                Due::Soon
+            }
+        }
+    }
+
+    /// Puts an entry in, or replaces the value of its key. `Ok` is the old value.
+    pub(crate) fn insert(
+        &self,
+        hash: Hash,
+        key: K,
+        value: V,
+        terms: Terms,
+        now: u64,
+    ) -> (Option<Removed<K, V>>, Due)
+    where
+        K: Eq,
+    {
+        let mut bucket = self.table.lock(hash);
+        if let Some(slot) = bucket.find(hash, |k| *k == key) {
+            let cell = self.table.cell(slot);
+            let old_value = bucket.replace(slot, value);
+            let old_weight = cell.weight.swap(terms.weight, Ordering::Relaxed);
+            let word = cell.meta.load(Ordering::Relaxed);
+            let old_expiry = meta::expires_at(word);
+            let cause = if old_expiry <= now { RemovalCause::Expired } else { RemovalCause::Replaced };
+            if old_expiry != terms.expires_at {
+                meta::set_expires_at(&cell.meta, terms.expires_at);
+            }
+            if terms.live_until != NEVER {
+                self.table.set_live_until(slot, terms.live_until);
+            }
+            let first_touch = meta::touch(&cell.meta, cell.meta.load(Ordering::Relaxed)) || self.is_exact();
+            let mut due = Due::No;
+            if old_weight != terms.weight || old_expiry != terms.expires_at {
+                let mut inbox = self.inbox.lock();
+                inbox.weight = inbox.weight + u64::from(terms.weight) - u64::from(old_weight);
+                inbox.changed.push(Note::new(slot, hash, terms));
+                due = self.due(&inbox);
+            }
+            drop(bucket);
+            if first_touch {
+                due = due.max(self.touched(slot));
+            }
+            return (Some((key, old_value, cause)), due);
+        }
+        let mut inbox = self.inbox.lock();
+        let slot = inbox.free.pop().unwrap_or_else(|| {
+            let slot = inbox.next;
+            inbox.next += 1;
+            self.table.ensure_cell(slot);
+            slot
+        });
+        inbox.arrived.push(Note::new(slot, hash, terms));
+        inbox.count += 1;
+        inbox.weight += u64::from(terms.weight);
+        let count = inbox.count;
+        let due = self.due(&inbox);
+        drop(inbox);
+        let cell = self.table.cell(slot);
+        cell.weight.store(terms.weight, Ordering::Relaxed);
+        if terms.live_until != NEVER {
+            self.table.set_live_until(slot, terms.live_until);
+        }
+        // A free slot's word is 0, but maintenance may have marked it `KNOWN` already.
+        cell.meta.fetch_or(meta::fresh(terms.expires_at), Ordering::Relaxed);
+        // SAFETY: the inbox gave the slot out just now, to nobody else; the bucket was locked by `hash`.
+        unsafe { bucket.link(hash, slot, key, value) };
+        drop(bucket);
+        self.table.grow(count);
+        (None, due)
+    }
+
+    /// Takes a key's entry out, if `condition` holds for it.
+    pub(crate) fn remove_if(
+        &self,
+        hash: Hash,
+        matches: impl Fn(&K) -> bool,
+        condition: impl FnOnce(&K, &V, u64) -> bool,
+    ) -> (Option<(K, V)>, Due) {
+        let mut bucket = self.table.lock(hash);
+        let Some(slot) = bucket.find(hash, matches) else { return (None, Due::No) };
+        let cell = self.table.cell(slot);
+        let (key, value) = bucket.entry(slot);
+        if !condition(key, value, meta::expires_at(cell.meta.load(Ordering::Relaxed))) {
+            return (None, Due::No);
+        }
+        let entry = bucket.unlink(slot);
+        let mut inbox = self.inbox.lock();
+        inbox.departed.push(slot);
+        inbox.count -= 1;
+        inbox.weight -= u64::from(cell.weight.load(Ordering::Relaxed));
+        let due = self.due(&inbox);
+        (Some(entry), due)
+    }
+
+    /// Slots that were given out so far: an upper bound for looking at all.
+    pub(crate) fn slots(&self) -> Slot {
+        self.inbox.lock().next
+    }
+
+    /// Calls `f` on the entry of a slot, if there is one, under an exclusive lock.
+    pub(crate) fn look<R>(&self, slot: Slot, f: impl FnOnce(&K, &V, u64) -> R) -> Option<R> {
+        let bucket = self.table.lock_slot(slot)?;
+        let expires_at = meta::expires_at(self.table.cell(slot).meta.load(Ordering::Relaxed));
+        let (key, value) = bucket.entry(slot);
+        Some(f(key, value, expires_at))
+    }
+
+    /// Takes every entry out for which `condition` holds.
+    pub(crate) fn remove_all(&self, mut condition: impl FnMut(&K, &V) -> bool, removed: &mut Vec<(K, V)>) {
+        for slot in 0..self.slots() {
+            let Some(mut bucket) = self.table.lock_slot(slot) else { continue };
+            let (key, value) = bucket.entry(slot);
+            if !condition(key, value) {
+                continue;
+            }
+            removed.push(bucket.unlink(slot));
+            let mut inbox = self.inbox.lock();
+            inbox.departed.push(slot);
+            inbox.count -= 1;
+            inbox.weight -= u64::from(self.table.cell(slot).weight.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Entries and their weight.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        let inbox = self.inbox.lock();
+        (inbox.count, inbox.weight)
+    }
+
+    /// Runs maintenance if it is due. Entries that leave are appended to `removed`, for the caller to drop.
+    pub(crate) fn maintain(&self, due: Due, now: u64, removed: &mut Vec<Removed<K, V>>) {
+        let mut seat = match due {
+            Due::No => return,
+            Due::Soon => match self.seat.try_lock() {
+                Some(seat) => seat,
+                None => return,
+            },
+            Due::Now => {
+                let seat = self.seat.lock();
+                // Somebody else may have done it while we waited.
+                if self.due(&self.inbox.lock()) == Due::No {
+                    return;
+                }
+                seat
+            }
+        };
+        self.run_batch(&mut seat, now, removed);
+    }
+
+    /// Runs maintenance until nothing waits.
+    pub(crate) fn settle(&self, now: u64, removed: &mut Vec<Removed<K, V>>) {
+        let mut seat = self.seat.lock();
+        self.settle_seat(&mut seat, now, removed);
+    }
+
+    fn settle_seat(&self, seat: &mut Seat, now: u64, removed: &mut Vec<Removed<K, V>>) {
+        for _ in 0..3 {
+            self.run_batch(seat, now, removed);
+            let inbox = self.inbox.lock();
+            let waiting = inbox.arrived.len() + inbox.changed.len() + inbox.departed.len();
+            if waiting == 0 && seat.carried.is_empty() && seat.overruled.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// The maintenance state, for reports.
+    pub(crate) fn seat(&self) -> MutexGuard<'_, Seat> {
+        self.seat.lock()
+    }
+
+    /// Puts a batch together, asks the policy, and takes the victims out.
+    fn run_batch(&self, seat: &mut Seat, now: u64, removed: &mut Vec<Removed<K, V>>) {
+        self.expire(seat, now, removed);
+        let mut weight = {
+            let mut inbox = self.inbox.lock();
+            std::mem::swap(&mut inbox.arrived, &mut seat.arrived);
+            std::mem::swap(&mut inbox.changed, &mut seat.changed);
+            std::mem::swap(&mut inbox.departed, &mut seat.departed);
+            // What the policy knows of after this batch.
+            inbox.weight
+        };
+        seat.told_early.clear();
+        self.collect(seat, now);
+        let mut victims = std::mem::take(&mut seat.told_early);
+        self.advance(seat, &mut victims);
+
+        let mut freed = std::mem::take(&mut seat.departed);
+        freed.append(&mut seat.overruled);
+        let (mut count_out, mut weight_out) = (0, 0);
+        for &victim in &victims {
+            let cell = self.table.cell(victim);
+            seat.timers.cancel(victim);
+            let heavy = u64::from(cell.weight.load(Ordering::Relaxed));
+            weight = weight.saturating_sub(heavy);
+            // Not there: somebody removed it meanwhile, and its departure is in the inbox.
+            let Some(mut bucket) = self.table.lock_slot(victim) else { continue };
+            let expired = meta::expires_at(cell.meta.load(Ordering::Relaxed)) <= now;
+            let (key, value) = bucket.unlink(victim);
+            let heavy = u64::from(cell.weight.load(Ordering::Relaxed));
+            drop(bucket);
+            count_out += 1;
+            weight_out += heavy;
+            let cause = if expired { RemovalCause::Expired } else { RemovalCause::Size };
+            seat.tally.expired += u64::from(expired);
+            seat.tally.evicted += u64::from(!expired);
+            removed.push((key, value, cause));
+            freed.push(victim);
+        }
+        seat.told_early = victims;
+        if weight > self.shape.capacity {
+            self.overrule(seat, weight - self.shape.capacity, &mut freed, removed);
+        }
+
+        for &slot in &freed {
+            seat.timers.cancel(slot);
+            self.table.cell(slot).meta.store(0, Ordering::Relaxed);
+        }
+        let mut inbox = self.inbox.lock();
+        inbox.count -= count_out;
+        inbox.weight -= weight_out;
+        inbox.free.extend_from_slice(&freed);
+        self.exact.store(self.batch_size(inbox.count) == 1, Ordering::Relaxed);
+        drop(inbox);
+        freed.clear();
+        seat.departed = freed;
+    }
+
+    /// Takes out what expired. Only entries that the policy knows of have a timer.
+    fn expire(&self, seat: &mut Seat, now: u64, removed: &mut Vec<Removed<K, V>>) {
+        let Seat { timers, tally, .. } = seat;
+        timers.advance(now, |slot| {
+            let cell = self.table.cell(slot);
+            let expires_at = meta::expires_at(cell.meta.load(Ordering::Relaxed));
+            if expires_at > now {
+                return Some(expires_at);
+            }
+            let mut bucket = self.table.lock_slot(slot)?;
+            // It may have been renewed before the lock was ours.
+            let expires_at = meta::expires_at(cell.meta.load(Ordering::Relaxed));
+            if expires_at > now {
+                return Some(expires_at);
+            }
+            let (key, value) = bucket.unlink(slot);
+            let mut inbox = self.inbox.lock();
+            inbox.departed.push(slot);
+            inbox.count -= 1;
+            inbox.weight -= u64::from(cell.weight.load(Ordering::Relaxed));
+            tally.expired += 1;
+            removed.push((key, value, RemovalCause::Expired));
+            None
+        });
+    }
+
+    /// Turns the notes into a batch.
+    fn collect(&self, seat: &mut Seat, now: u64) {
+        let batch = &mut seat.batch;
+        batch.clear();
+        batch.now = now;
+        for &slot in &seat.overruled {
+            batch.departed.push(slot);
+            self.table.cell(slot).meta.fetch_and(!KNOWN, Ordering::Relaxed);
+        }
+        for &slot in &seat.departed {
+            let meta = &self.table.cell(slot).meta;
+            if meta.load(Ordering::Relaxed) & KNOWN != 0 {
+                meta.fetch_and(!KNOWN, Ordering::Relaxed);
+                batch.departed.push(slot);
+            } else {
+                meta.fetch_or(STRUCK, Ordering::Relaxed);
+            }
+        }
+        if !seat.carried_changes.is_empty() {
+            seat.carried_changes.append(&mut seat.changed);
+            std::mem::swap(&mut seat.carried_changes, &mut seat.changed);
+        }
+        // The last note of each slot counts.
+        for note in seat.changed.iter().rev() {
+            let meta = &self.table.cell(note.slot).meta;
+            let word = meta.load(Ordering::Relaxed);
+            if word & (IN_BATCH | STRUCK) != 0 {
+                continue;
+            }
+            meta.fetch_or(IN_BATCH, Ordering::Relaxed);
+            if word & KNOWN != 0 {
+                self.put(&mut batch.changed, note);
+                seat.timers.schedule(note.slot, note.expires_at);
+            } else {
+                seat.carried_changes.push(*note);
+            }
+        }
+        for note in &seat.changed {
+            self.table.cell(note.slot).meta.fetch_and(!IN_BATCH, Ordering::Relaxed);
+        }
+        seat.carried_next.clear();
+        seat.reads.clear();
+        let exact = self.is_exact();
+        let mut counted = false;
+        let mut touch = |slot: Slot| {
+            if !self.table.has_cell(slot) {
+                return;
+            }
+            let meta = &self.table.cell(slot).meta;
+            let word = meta.load(Ordering::Relaxed);
+            if word & KNOWN == 0 {
+                if word & STRUCK == 0 {
+                    seat.carried_next.push(slot);
+                }
+                return;
+            }
+            if exact {
+                seat.reads.push(slot);
+                return;
+            }
+            let times = meta::take_touches(meta);
+            if times > 0 {
+                batch.touched.push(slot);
+                batch.touches.push(times);
+                counted |= times > 1;
+            }
+        };
+        seat.carried.drain(..).for_each(&mut touch);
+        self.touches.take(touch);
+        if !counted {
+            batch.touches.clear();
+        }
+        std::mem::swap(&mut seat.carried, &mut seat.carried_next);
+        self.tell_reads(seat);
+        let batch = &mut seat.batch;
+        for note in &seat.arrived {
+            let cell = self.table.cell(note.slot);
+            // Before the slot is looked for: whoever links it holds the lock of this bucket.
+            cell.set_location(note.location);
+            if cell.meta.load(Ordering::Relaxed) & STRUCK != 0 {
+                continue;
+            }
+            cell.meta.fetch_or(KNOWN, Ordering::Relaxed);
+            self.put(&mut batch.arrived, note);
+            seat.timers.schedule(note.slot, note.expires_at);
+        }
+        seat.arrived.clear();
+        seat.changed.clear();
+    }
+
+    /// In exact mode: tells the reads in order. A batch names a slot once, so the reads are cut into batches where one
+    /// repeats; the last is left for the batch that is being put together.
+    fn tell_reads(&self, seat: &mut Seat) {
+        for at in 0..seat.reads.len() {
+            let slot = seat.reads[at];
+            let meta = &self.table.cell(slot).meta;
+            if meta.load(Ordering::Relaxed) & IN_BATCH != 0 {
+                for &told in &seat.batch.touched {
+                    self.table.cell(told).meta.fetch_and(!IN_BATCH, Ordering::Relaxed);
+                }
+                let mut answer = std::mem::take(&mut seat.told_early);
+                self.advance(seat, &mut answer);
+                seat.told_early = answer;
+                let now = seat.batch.now;
+                seat.batch.clear();
+                seat.batch.now = now;
+            }
+            // A victim of the part that was told just now is none of the policy's residents any more.
+            if meta.load(Ordering::Relaxed) & KNOWN != 0 {
+                meta::take_touches(meta);
+                meta.fetch_or(IN_BATCH, Ordering::Relaxed);
+                seat.batch.touched.push(slot);
+            }
+        }
+        for &told in &seat.batch.touched {
+            self.table.cell(told).meta.fetch_and(!IN_BATCH, Ordering::Relaxed);
+        }
+    }
+
+    /// Appends a note to columns; a column comes into being with the first value that is not its default.
+    fn put(&self, entries: &mut Entries, note: &Note) {
+        let before = entries.slots.len();
+        entries.slots.push(note.slot);
+        entries.fingerprints.push(self.fingerprint(note.location));
+        column(&mut entries.weights, before, note.weight, 1);
+        column(&mut entries.costs, before, note.cost, 0);
+        column(&mut entries.expiries, before, note.expires_at, NEVER);
+    }
+
+    /// Asks the policy; appends to `victims` those of its answers that are true.
+    fn advance(&self, seat: &mut Seat, victims: &mut Vec<Slot>) {
+        if seat.batch.is_empty() {
+            return;
+        }
+        let told = victims.len();
+        if let Some(policy) = &mut seat.policy {
+            let began = Instant::now();
+            let answer = policy.advance(&seat.batch, victims);
+            seat.tally.policy_nanos += began.elapsed().as_nanos() as u64;
+            seat.tally.policy_calls += 1;
+            if let Err(fault) = answer {
+                victims.truncate(told);
+                seat.fault(fault);
+            }
+        }
+        let slots = self.slots() as usize;
+        if victims.len() - told > slots {
+            seat.fault(Fault::TooMany { answered: victims.len() - told, residents: slots });
+            victims.truncate(told + slots);
+        }
+        let mut wrong = None;
+        let mut true_ones = told;
+        for at in told..victims.len() {
+            let victim = victims[at];
+            let resident = self.table.has_cell(victim)
+                && self.table.cell(victim).meta.fetch_and(!KNOWN, Ordering::Relaxed) & KNOWN != 0;
+            if resident {
+                victims[true_ones] = victim;
+                true_ones += 1;
+            } else {
+                wrong = Some(victim);
+            }
+        }
+        victims.truncate(true_ones);
+        if let Some(slot) = wrong {
+            seat.fault(Fault::NotResident { slot });
+        }
+        if let Some(log) = &mut seat.log {
+            log.push(Logged { batch: seat.batch.clone(), victims: victims[told..].to_vec() });
+        }
+    }
+
+    /// Evicts without the policy: a clock over the slots that spares, once, what was read since it last heard.
+    fn overrule(&self, seat: &mut Seat, excess: u64, freed: &mut Vec<Slot>, removed: &mut Vec<Removed<K, V>>) {
+        if seat.policy.is_some() {
+            seat.fault(Fault::TooFew { excess });
+        }
+        let slots = self.slots();
+        let mut left = excess;
+        let (mut count_out, mut weight_out) = (0, 0);
+        for step in 0..u64::from(slots) * 2 {
+            if left == 0 {
+                break;
+            }
+            let slot = seat.hand;
+            seat.hand = if slot + 1 >= slots { 0 } else { slot + 1 };
+            let cell = self.table.cell(slot);
+            let word = cell.meta.load(Ordering::Relaxed);
+            let spared = step < u64::from(slots) && meta::take_touches(&cell.meta) > 0;
+            if word & KNOWN == 0 || spared {
+                continue;
+            }
+            let Some(mut bucket) = self.table.lock_slot(slot) else { continue };
+            let (key, value) = bucket.unlink(slot);
+            let heavy = u64::from(cell.weight.load(Ordering::Relaxed));
+            drop(bucket);
+            left = left.saturating_sub(heavy);
+            count_out += 1;
+            weight_out += heavy;
+            removed.push((key, value, RemovalCause::Size));
+            seat.tally.evicted += 1;
+            seat.tally.fallback_evictions += 1;
+            if seat.policy.is_some() || seat.log.is_some() {
+                seat.overruled.push(slot);
+            } else {
+                freed.push(slot);
+            }
+        }
+        let mut inbox = self.inbox.lock();
+        inbox.count -= count_out;
+        inbox.weight -= weight_out;
+    }
+}
+
+fn column<T: Copy + PartialEq>(column: &mut Vec<T>, before: usize, value: T, default: T) {
+    if !column.is_empty() {
+        column.push(value);
+    } else if value != default {
+        column.resize(before, default);
+        column.push(value);
+    }
+}
+
+impl Note {
+    fn new(slot: Slot, hash: Hash, terms: Terms) -> Self {
+        let Terms { weight, cost, expires_at, .. } = terms;
+        Note { slot, location: hash.location(), weight, cost, expires_at }
+    }
+}
+
+/// What the swap of a shard's policy did.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Swapped {
+    /// The longest time for which the policy's lock was held at a stretch.
+    pub(crate) pause: Duration,
+    pub(crate) adopted: u64,
+    /// What the successor did not want.
+    pub(crate) evicted: u64,
+}
+
+/// Residents that a successor adopts in one call: short enough to let others run in between.
+const ADOPT_AT_ONCE: usize = 4096;
+/// Logged batches that are caught up with while the lock is held, in the end.
+const LEVEL: usize = 4;
+
+impl<K, V> Shard<K, V> {
+    /// Seats a successor, beside live traffic: it adopts the residents in the predecessor's order while that goes on,
+    /// then is told what it missed, and is seated when it is level. Operations wait only where the policy's lock is
+    /// held: while the order is read, and while the last few batches are caught up with.
+    pub(crate) fn swap(
+        &self,
+        mut successor: Box<dyn Eviction>,
+        name: Arc<str>,
+        now: u64,
+        removed: &mut Vec<Removed<K, V>>,
+    ) -> Result<Swapped, Fault> {
+        let mut report = Swapped::default();
+        let ranking = {
+            let mut seat = self.seat.lock();
+            let began = Instant::now();
+            self.settle_seat(&mut seat, now, removed);
+            let ranking = self.ranking(&mut seat);
+            seat.log = Some(Vec::new());
+            report.pause = began.elapsed();
+            ranking
+        };
+        report.adopted = ranking.slots.len() as u64;
+        let mut caught_up = || -> Result<MutexGuard<'_, Seat>, Fault> {
+            let mut unwanted = self.adopt(&mut *successor, &ranking)?;
+            loop {
+                let mut seat = self.seat.lock();
+                let began = Instant::now();
+                let log = seat.log.replace(Vec::new()).unwrap_or_default();
+                if log.len() > LEVEL {
+                    drop(seat);
+                    replay(&mut *successor, log, &mut unwanted)?;
+                    continue;
+                }
+                replay(&mut *successor, log, &mut unwanted)?;
+                // What it refused leaves like any victim, with the next batch.
+                for slot in unwanted {
+                    let cell = self.table.cell(slot);
+                    if cell.meta.fetch_and(!KNOWN, Ordering::Relaxed) & KNOWN == 0 {
+                        continue;
+                    }
+                    let Some(mut bucket) = self.table.lock_slot(slot) else { continue };
+                    let (key, value) = bucket.unlink(slot);
+                    let mut inbox = self.inbox.lock();
+                    inbox.departed.push(slot);
+                    inbox.count -= 1;
+                    inbox.weight -= u64::from(cell.weight.load(Ordering::Relaxed));
+                    report.evicted += 1;
+                    removed.push((key, value, RemovalCause::Size));
+                }
+                report.pause = report.pause.max(began.elapsed());
+                return Ok(seat);
+            }
+        };
+        match caught_up() {
+            Ok(mut seat) => {
+                seat.log = None;
+                seat.policy = Some(successor);
+                seat.name = name;
+                seat.tally.evicted += report.evicted;
+                Ok(report)
+            }
+            Err(fault) => {
+                let mut seat = self.seat.lock();
+                seat.log = None;
+                Err(fault)
+            }
+        }
+    }
+
+    /// The residents in the policy's order; by slot where it does not answer, or leaves some out.
+    fn ranking(&self, seat: &mut Seat) -> Ranking {
+        let answered = match &mut seat.policy {
+            Some(policy) => policy.residents(),
+            None => Ok(Ranking::default()),
+        };
+        let mut answered = answered.unwrap_or_else(|fault| {
+            seat.fault(fault);
+            Ranking::default()
+        });
+        let slots = self.slots();
+        answered.uses.resize(answered.slots.len(), 0);
+        let mut seen = vec![false; slots as usize];
+        let mut ranking = Ranking::default();
+        let ranked = answered.slots.into_iter().zip(answered.uses);
+        for (slot, uses) in ranked {
+            let fresh = seen.get_mut(slot as usize).is_some_and(|seen| !std::mem::replace(seen, true));
+            if fresh && self.table.cell(slot).meta.load(Ordering::Relaxed) & KNOWN != 0 {
+                ranking.slots.push(slot);
+                ranking.uses.push(uses);
+            }
+        }
+        for slot in (0..slots).filter(|&slot| !seen[slot as usize]) {
+            if self.table.cell(slot).meta.load(Ordering::Relaxed) & KNOWN != 0 {
+                ranking.slots.push(slot);
+                ranking.uses.push(0);
+            }
+        }
+        ranking
+    }
+
+    /// Has a successor adopt residents; answers with those that it does not want. What a cell says may be of a later
+    /// entry by now; the log says so too, and the successor hears it next.
+    fn adopt(&self, successor: &mut dyn Eviction, ranking: &Ranking) -> Result<Vec<Slot>, Fault> {
+        let mut unwanted = Vec::new();
+        let mut entries = Entries::default();
+        for (slots, uses) in ranking.slots.chunks(ADOPT_AT_ONCE).zip(ranking.uses.chunks(ADOPT_AT_ONCE)) {
+            entries.clear();
+            for &slot in slots {
+                let cell = self.table.cell(slot);
+                let note = Note {
+                    slot,
+                    location: cell.location(),
+                    weight: cell.weight.load(Ordering::Relaxed).max(1),
+                    cost: 0,
+                    expires_at: meta::expires_at(cell.meta.load(Ordering::Relaxed)),
+                };
+                self.put(&mut entries, &note);
+            }
+            successor.adopt(&entries, uses, &mut unwanted)?;
+        }
+        Ok(unwanted)
+    }
+}
+
+/// Tells a successor what it missed. It hears of the predecessor's victims before the arrivals that pushed them out, so
+/// there is room for these, and it has nothing to choose. `unwanted` is what it refused all the same.
+fn replay(successor: &mut dyn Eviction, log: Vec<Logged>, unwanted: &mut Vec<Slot>) -> Result<(), Fault> {
+    use std::collections::HashSet;
+    for Logged { mut batch, victims } in log {
+        let gone: HashSet<Slot> = victims.iter().copied().collect();
+        let arriving: HashSet<Slot> = batch.arrived.slots.iter().copied().collect();
+        let refused: HashSet<Slot> = unwanted.iter().copied().collect();
+        batch.departed.extend(victims.iter().filter(|slot| !arriving.contains(slot)));
+        batch.departed.retain(|slot| !refused.contains(slot));
+        let departed: HashSet<Slot> = batch.departed.iter().copied().collect();
+        let known = |slot: &Slot| !refused.contains(slot) && !departed.contains(slot);
+        let mut touches = std::mem::take(&mut batch.touches).into_iter();
+        let mut kept = Vec::new();
+        batch.touched.retain(|slot| {
+            let times = touches.next().unwrap_or(1);
+            let keep = known(slot);
+            if keep {
+                kept.push(times);
+            }
+            keep
+        });
+        batch.touches = kept;
+        keep_entries(&mut batch.changed, known);
+        keep_entries(&mut batch.arrived, |slot| !gone.contains(slot));
+        // A slot that was refused, then given to a new entry, is the successor's again.
+        unwanted.retain(|slot| !arriving.contains(slot));
+        successor.advance(&batch, unwanted)?;
+    }
+    Ok(())
+}
+
+/// Keeps the entries whose slots `keep` holds for.
+fn keep_entries(entries: &mut Entries, keep: impl Fn(&Slot) -> bool) {
+    let kept: Vec<bool> = entries.slots.iter().map(keep).collect();
+    if kept.iter().all(|&kept| kept) {
+        return;
+    }
+    fn column<T>(column: &mut Vec<T>, kept: &[bool]) {
+        let mut kept = kept.iter();
+        column.retain(|_| *kept.next().unwrap_or(&true));
+    }
+    column(&mut entries.slots, &kept);
+    column(&mut entries.fingerprints, &kept);
+    column(&mut entries.weights, &kept);
+    column(&mut entries.costs, &kept);
+    column(&mut entries.expiries, &kept);
+}
+
+impl Seat {
+    fn fault(&mut self, fault: Fault) {
+        tracing::warn!(policy = &*self.name, %fault, "the policy is at fault");
+        self.tally.faults += 1;
+        if fault.is_fatal() {
+            self.tally.traps += 1;
+            self.policy = None;
+        }
+        if self.tally.recent_faults.len() < FAULTS_KEPT {
+            self.tally.recent_faults.push((self.name.clone(), fault));
+        }
+    }
+
+    /// Whether a policy is seated.
+    pub(crate) fn is_seated(&self) -> bool {
+        self.policy.is_some()
+    }
+
+    /// The bytes that the policy and the timers hold.
+    pub(crate) fn memory(&self) -> usize {
+        self.policy.as_ref().map_or(0, |policy| policy.memory()) + self.timers.memory()
+    }
+}
