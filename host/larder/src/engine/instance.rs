@@ -1,0 +1,225 @@
+//! One running policy: an instance of a module in a store of its own.
+
+use std::time::Duration;
+
+use wasmtime::{Store, Trap, component::ResourceAny};
+
+use super::{
+    Bounds, Compiled,
+    generated::{
+        EvictionModule,
+        exports::larder::policy::{about, eviction, types},
+    },
+    limits::State,
+    ticker,
+};
+use crate::{
+    eviction::{Batch, Entries, Eviction, Fault, Limits, Ranking, Slot},
+    policy::{PolicyError, Value},
+};
+
+/// What a call may hand the host, in bytes, whatever the number of entries: a card, a message, what is printed at once.
+const ANSWER: usize = 1 << 20;
+/// What a call may hand the host for each entry: its slot and uses, twice.
+const ANSWER_PER_ENTRY: usize = 16;
+/// How many handles a guest may hold at once: it needs one for the policy, and a few for WASI's streams.
+const HANDLES: usize = 1_000;
+
+/// A started module.
+pub(super) struct Running {
+    store: Store<State>,
+    world: EvictionModule,
+    bounds: Bounds,
+}
+
+impl Running {
+    /// Starts a module: for a policy within `limits`, or only to ask for its card.
+    pub(super) fn start(compiled: &Compiled, bounds: Bounds, limits: Option<&Limits>) -> Result<Self, Fault> {
+        let engine = compiled.pre.engine();
+        let mut store = Store::new(engine, State::new(bounds, compiled.declared, limits));
+        store.limiter(|state| state);
+        store.set_max_component_handles(HANDLES);
+        let ticking = engine.clone();
+        store.epoch_deadline_callback(move |mut store| {
+            let may_go_on = store.data_mut().tick(&ticking);
+            Ok(if may_go_on { wasmtime::UpdateDeadline::Continue(1) } else { wasmtime::UpdateDeadline::Interrupt })
+        });
+        let deadline = bounds.start_deadline(0);
+        begin(&mut store, deadline, ANSWER);
+        match compiled.pre.instantiate(&mut store) {
+            Ok(world) => Ok(Running { store, world, bounds }),
+            Err(error) => Err(fault(&mut store, "start", deadline, &error)),
+        }
+    }
+
+    /// Calls the guest.
+    #[inline]
+    fn call<T>(
+        &mut self,
+        name: &'static str,
+        deadline: Duration,
+        call: impl FnOnce(&mut Store<State>, &EvictionModule) -> wasmtime::Result<T>,
+    ) -> Result<T, Fault> {
+        let entries = self.store.data().entries();
+        begin(&mut self.store, deadline, ANSWER.max(entries.saturating_mul(ANSWER_PER_ENTRY)));
+        call(&mut self.store, &self.world).map_err(|error| fault(&mut self.store, name, deadline, &error))
+    }
+
+    /// The module's card.
+    pub(super) fn describe(&mut self) -> Result<about::Description, Fault> {
+        self.call("describe", self.bounds.start_deadline(0), |store, world| {
+            world.larder_policy_about().call_describe(store)
+        })
+    }
+}
+
+fn begin(store: &mut Store<State>, deadline: Duration, answer: usize) {
+    let ticks = ticker::ticks(deadline);
+    ticker::want(store.engine(), ticks);
+    store.set_epoch_deadline(1);
+    store.set_hostcall_fuel(answer);
+    store.data_mut().begin(ticks);
+}
+
+/// What an error of a call means.
+#[cold]
+fn fault(store: &mut Store<State>, call: &'static str, deadline: Duration, error: &wasmtime::Error) -> Fault {
+    let state = store.data_mut();
+    let printed = state.wasi.take_printed();
+    if let Some(Trap::Interrupt) = error.downcast_ref() {
+        return Fault::Deadline { call, deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX) };
+    }
+    if state.refused_memory {
+        return Fault::Memory { call, limit_bytes: state.memory_limit() };
+    }
+    let cause = error.root_cause();
+    let message = match printed {
+        Some(printed) => format!("{cause}; it printed: {printed}"),
+        None => cause.to_string(),
+    };
+    Fault::Trap { call, message }
+}
+
+/// Opens a policy of a module.
+///
+/// # Errors
+/// What the module says against its limits or parameters, or what stopped it.
+pub(crate) fn open(
+    compiled: &Compiled,
+    bounds: Bounds,
+    limits: &Limits,
+    parameters: &[(String, Value)],
+) -> Result<Box<dyn Eviction>, PolicyError> {
+    let policy = &compiled.description().name;
+    let stopped = |fault| PolicyError::Stopped { policy: policy.clone(), fault };
+    let mut running = Running::start(compiled, bounds, Some(limits)).map_err(stopped)?;
+    let parameters: Vec<_> = parameters
+        .iter()
+        .map(|(name, value)| eviction::Parameter {
+            name,
+            value: match value {
+                Value::Flag(yes) => types::ValueParam::Flag(*yes),
+                Value::Integer(n) => types::ValueParam::Integer(*n),
+                Value::Number(x) => types::ValueParam::Number(*x),
+                Value::Text(text) => types::ValueParam::Text(text),
+            },
+        })
+        .collect();
+    let limits = eviction::Limits { capacity: limits.capacity, expected: limits.expected, seed: limits.seed };
+    let deadline = bounds.start_deadline(running.store.data().entries());
+    let opened = running.call("open", deadline, |store, world| {
+        world.larder_policy_eviction().policy().call_open(store, limits, &parameters)
+    });
+    match opened.map_err(stopped)? {
+        Ok(policy) => Ok(Box::new(Instance { state: Ok(running), policy })),
+        Err(refusal) => Err(PolicyError::Refused {
+            policy: policy.clone(),
+            parameter: (!refusal.parameter.is_empty()).then_some(refusal.parameter),
+            message: refusal.message,
+        }),
+    }
+}
+
+/// A running policy.
+struct Instance {
+    /// The guest; or, once it was stopped, why. What it held is free by then.
+    state: Result<Running, Fault>,
+    policy: ResourceAny,
+}
+
+impl Instance {
+    /// Calls the guest, and buries it if that stops it.
+    #[inline]
+    fn call<T>(
+        &mut self,
+        name: &'static str,
+        events: usize,
+        call: impl FnOnce(&mut Store<State>, eviction::GuestPolicy<'_>, ResourceAny) -> wasmtime::Result<T>,
+    ) -> Result<T, Fault> {
+        let running = self.state.as_mut().map_err(|fault| fault.clone())?;
+        let deadline = running.bounds.deadline(events);
+        let policy = self.policy;
+        let answer = running
+            .call(name, deadline, |store, world| call(store, world.larder_policy_eviction().policy(), policy));
+        answer.inspect_err(|fault| self.state = Err(fault.clone()))
+    }
+
+    /// Makes room for the entries that the policy is about to hear of.
+    #[inline]
+    fn expect(&mut self, slots: &[Slot]) {
+        if let (Ok(running), Some(highest)) = (&mut self.state, slots.iter().max()) {
+            running.store.data_mut().expect(*highest as usize + 1);
+        }
+    }
+}
+
+/// As the generated code borrows them.
+fn borrow(entries: &Entries) -> eviction::Entries<'_> {
+    eviction::Entries {
+        slots: &entries.slots,
+        fingerprints: &entries.fingerprints,
+        weights: &entries.weights,
+        costs: &entries.costs,
+        expiries: &entries.expiries,
+    }
+}
+
+impl Eviction for Instance {
+    fn advance(&mut self, batch: &Batch, victims: &mut Vec<Slot>) -> Result<(), Fault> {
+        self.expect(&batch.arrived.slots);
+        let events = batch.departed.len() + batch.changed.slots.len() + batch.touched.len() + batch.arrived.slots.len();
+        let named = self.call("advance", events, |store, guest, policy| {
+            store.data_mut().wasi.now = batch.now;
+            let batch = eviction::Batch {
+                now: batch.now,
+                departed: &batch.departed,
+                changed: borrow(&batch.changed),
+                touched: &batch.touched,
+                touches: &batch.touches,
+                arrived: borrow(&batch.arrived),
+            };
+            guest.call_advance(store, policy, batch)
+        })?;
+        victims.extend_from_slice(&named);
+        Ok(())
+    }
+
+    fn residents(&mut self) -> Result<Ranking, Fault> {
+        let entries = self.state.as_ref().map_or(0, |running| running.store.data().entries());
+        let ranking = self.call("residents", entries, |store, guest, policy| guest.call_residents(store, policy))?;
+        Ok(Ranking { slots: ranking.slots, uses: ranking.uses })
+    }
+
+    fn adopt(&mut self, residents: &Entries, uses: &[u32], victims: &mut Vec<Slot>) -> Result<(), Fault> {
+        self.expect(&residents.slots);
+        let refused = self.call("adopt", residents.slots.len(), |store, guest, policy| {
+            guest.call_adopt(store, policy, borrow(residents), uses)
+        })?;
+        victims.extend_from_slice(&refused);
+        Ok(())
+    }
+
+    fn memory(&self) -> usize {
+        self.state.as_ref().map_or(0, |running| running.store.data().memory())
+    }
+}
