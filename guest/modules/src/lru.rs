@@ -1,8 +1,9 @@
 //! LRU: evicts what was read longest ago. The example of how small a policy is: the `lru` crate keeps the order, and
 //! all that is left to say is what a touch, an arrival and a departure mean.
 //!
-//! What the crate costs: a node on the heap and a place in a hash table for each resident, some 60 bytes, where a
-//! doubly linked list in an array over the slots (`kit::Lists`) needs 8 and no hashing.
+//! What the crate costs: a node on the heap and a place in a hash table for each resident, about 70 bytes, where a doubly
+//! linked list in an array over the slots (`kit::Lists`) needs 8; and with a million residents a touch takes three times
+//! as long.
 
 use core::hash::{BuildHasherDefault, Hasher};
 

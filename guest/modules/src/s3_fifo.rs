@@ -44,14 +44,7 @@ impl S3Fifo {
         self.full_once = true;
         loop {
             let from_small = self.segments.load(SMALL) >= self.small_share || self.segments.lists().is_empty(MAIN);
-            let Some(slot) = self.segments.front(if from_small { SMALL } else { MAIN }) else {
-                // The main queue has all there is.
-                if self.segments.lists().is_empty(MAIN) {
-                    return;
-                }
-                self.small_share = self.small_share.max(1);
-                continue;
-            };
+            let Some(slot) = self.segments.front(if from_small { SMALL } else { MAIN }) else { return };
             let reads = self.reads.get(slot);
             if from_small && reads >= self.promote_after {
                 self.reads.set(slot, 0);

@@ -196,8 +196,8 @@ impl Host<'_> {
             }
             self.now += u64::from(step.elapsed_ms);
             answers.push(self.batch(&step.events)?);
-            // Asking for the residents costs as much as there are: ask often only while there are few.
-            if i % 64 == 0 || self.residents.len() < 16 {
+            // Asking for the residents costs as much as there are: after each of the first batches, then now and then.
+            if i < 32 || i % 64 == 0 {
                 answers.push(self.check_residents()?.0);
             }
         }

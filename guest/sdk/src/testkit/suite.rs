@@ -18,7 +18,7 @@ const ONE: &str = "LARDER_HISTORY";
 pub struct Suite {
     /// The seeds of the histories.
     pub seeds: Range<u64>,
-    /// About how many events each has.
+    /// About how many events each has; every sixteenth has ten times as many.
     pub events: usize,
     /// How many runs finding a short counterexample may take.
     pub shrinking_runs: usize,
@@ -26,7 +26,7 @@ pub struct Suite {
 
 impl Default for Suite {
     fn default() -> Self {
-        Suite { seeds: 0..200, events: 600, shrinking_runs: 5000 }
+        Suite { seeds: 0..200, events: 300, shrinking_runs: 5000 }
     }
 }
 
