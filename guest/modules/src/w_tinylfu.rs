@@ -10,13 +10,13 @@
 //! measures the hit ratio over ten times the capacity, and goes on or turns around. The gain of one step drowns in the
 //! noise of such a sample, and a short trace leaves time for a handful of steps. Here every miss can testify: what was
 //! turned away from the window, or evicted from the rest, leaves a ghost for as long as a tenth of the capacity more would
-//! have kept it. If it comes back meanwhile, that part should have been larger, and the window moves by
-//! the weight of the entry. Over 36 cells of real traces this gained 1.3 points of hit ratio over the climb, and
-//! was ahead of every fixed window.
+//! have kept it. If it comes back meanwhile, that part should have been larger, and the window moves by the weight of
+//! the entry. Over 36 cells of real traces the mean hit ratio is 33.0 %; with the climb 31.6 % (32.5 % if it
+//! samples only as many requests as the capacity), with the best fixed window 32.4 %.
 //!
 //! Three more departures, each measured: the sketch updates conservatively; for small caches it is larger than they
-//! call for; and a candidate's last arrival does not count in the comparison. With it, a loop over more keys than fit
-//! lets each newcomer win against a resident whose count was just halved.
+//! call for; and a candidate's last arrival does not count in the comparison. If it did, a loop over more keys than fit
+//! would let each newcomer win against a resident whose count was just halved.
 //!
 //! Weighted entries: a candidate must have been seen more often than all whom it would replace together (Einziger,
 //! Eytan, Friedman and Manes, "Lightweight Robust Size Aware Cache Management", 2021).
@@ -169,14 +169,19 @@ impl WTinyLfu {
         }
     }
 
-    /// An entry comes, to the end of a list.
+    /// An entry comes.
     fn enter(&mut self, arrival: &Arrival, uses: u32, list: usize) {
         let folded = fold(arrival.fingerprint);
         if self.adapt {
             self.adapt(folded, arrival.weight);
         }
         self.fingerprints.set(arrival.slot, folded);
-        self.segments.push_back(list, arrival.slot, arrival.weight);
+        if list == WINDOW && u64::from(arrival.weight) > self.window_share {
+            // Too heavy for the window: it stands for admission at once, before it drives the others out.
+            self.segments.push_front(WINDOW, arrival.slot, arrival.weight);
+        } else {
+            self.segments.push_back(list, arrival.slot, arrival.weight);
+        }
         let lists = self.segments.lists();
         self.sketch.make_room((lists.len(WINDOW) + lists.len(PROBATION) + lists.len(PROTECTED)).max(SKETCH_ROOM));
         self.sketch.add(folded, uses);
@@ -293,7 +298,9 @@ mod tests {
     #[test]
     fn a_heavy_candidate_must_be_worth_all_that_it_replaces() {
         let mut cache = Cache::<WTinyLfu>::of(10, (0..10).flat_map(|key| [key, key, key]));
-        (0..6).for_each(|_| drop(cache.request(77, 5)));
+        for _ in 0..6 {
+            cache.request(77, 5);
+        }
         assert!(!cache.contains(77), "5 uses are less than 5 times 3");
         assert_eq!(cache.order().len(), 10, "and nobody else went");
     }

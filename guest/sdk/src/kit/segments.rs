@@ -75,6 +75,14 @@ impl<const N: usize> Segments<N> {
         self.lists.push_back(list, slot);
     }
 
+    /// A resident comes, to the beginning of a list.
+    #[inline]
+    pub fn push_front(&mut self, list: usize, slot: Slot, weight: u32) {
+        self.weights.add(slot, weight);
+        self.loads[list] += u64::from(weight);
+        self.lists.push_front(list, slot);
+    }
+
     /// A resident goes; answers with its weight.
     #[inline]
     pub fn remove(&mut self, slot: Slot) -> u32 {
@@ -111,5 +119,55 @@ impl<const N: usize> Segments<N> {
         let old = self.weights.remove(slot);
         self.weights.add(slot, weight);
         self.loads[list] = self.loads[list] - u64::from(old) + u64::from(weight);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::fingerprint;
+
+    #[test]
+    fn loads_are_the_sums_of_the_weights() {
+        let mut segments = Segments::<3>::new(&Limits::entries(100));
+        let mut weights = [None; 20];
+        for n in 0..5000 {
+            let random = fingerprint(n);
+            let slot = (random % 20) as Slot;
+            let list = (random >> 20) as usize % 3;
+            let weight = (random >> 40) as u32 % 5 + 1;
+            match (&mut weights[slot as usize], random >> 62) {
+                (none @ None, _) => {
+                    *none = Some((list, weight));
+                    if random >> 63 == 0 {
+                        segments.push_back(list, slot, weight);
+                    } else {
+                        segments.push_front(list, slot, weight);
+                    }
+                }
+                (Some((of, _)), 0) => {
+                    *of = list;
+                    segments.move_to_back(list, slot);
+                }
+                (Some((_, of)), 1) => {
+                    *of = weight;
+                    segments.reweigh(slot, weight);
+                }
+                (some, 2) => {
+                    let (list, weight) = some.take().expect("is some");
+                    assert_eq!((segments.list_of(slot), segments.remove(slot)), (list, weight));
+                }
+                (Some((from, _)), _) => {
+                    let from = *from;
+                    let first = segments.shift(from, list).expect("has one");
+                    weights[first as usize].as_mut().expect("is in").0 = list;
+                }
+            }
+            for list in 0..3 {
+                let load = weights.iter().flatten().filter(|w| w.0 == list).map(|w| u64::from(w.1)).sum::<u64>();
+                assert_eq!(segments.load(list), load, "step {n}");
+            }
+            assert_eq!(segments.total(), (0..3).map(|list| segments.load(list)).sum::<u64>());
+        }
     }
 }
