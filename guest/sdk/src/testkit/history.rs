@@ -78,7 +78,7 @@ impl Random {
     }
     /// From 0 to below `n`.
     fn below(&mut self, n: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(n.max(1)) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(n.max(1))) >> 64) as u64
     }
     fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
