@@ -3,6 +3,8 @@
 mod ghosts;
 mod odds;
 mod past;
+#[cfg(test)]
+mod tests;
 
 use alloc::vec::Vec;
 
@@ -14,16 +16,28 @@ use odds::Odds;
 use past::{Past, bucket};
 
 /// Ghosts for each resident.
-const GHOSTS: f64 = 2.25;
+const GHOSTS: usize = 4;
 
 /// Ghosts at least: a cache of ten entries learns from a longer past than its size would give it.
-const LEAST_GHOSTS: usize = 4096;
+const LEAST_GHOSTS: usize = 8192;
 
 /// Residents drawn at random for each victim.
-const DRAWS: usize = 16;
+const DRAWS: usize = 8;
+
+/// How many of those the census counts.
+const CENSUS: usize = 4;
 
 /// Candidates that are kept from one victim to the next.
 const POOL: usize = 32;
+
+/// What was learned fades over this many requests for each resident.
+const MEMORY: usize = 20;
+
+/// Or over this many, in a small cache.
+const LEAST_MEMORY: usize = 4096;
+
+/// Classes that one arrival may bring up to date.
+const STEPS: usize = 8;
 
 /// Residents at which the unit of time is one request; it doubles with them.
 const FINE: usize = 4096;
@@ -48,7 +62,14 @@ pub struct Adaptive {
     ticks: u64,
     /// A unit of time is 2 to this many requests.
     unit: u32,
-    pool: Vec<Slot>,
+    /// Candidates for eviction: what each was worth when it was looked at last, and its slot.
+    pool: Vec<(f32, Slot)>,
+    /// The place of the candidate that is worth most, when the pool is full.
+    most: usize,
+    /// The place of the candidate to look at again next.
+    turn: usize,
+    /// The slot to go on from where draws find nobody.
+    hand: usize,
     random: u64,
     round_began: u64,
     next_round: u64,
@@ -90,7 +111,7 @@ impl Adaptive {
                 return;
             }
             let passed = (self.ticks - self.round_began) as f32;
-            let memory = (5 * self.live).max(4096) as f32;
+            let memory = (MEMORY * self.live).max(LEAST_MEMORY) as f32;
             let keep = (1.0 - passed / memory).max(0.5);
             let scale = if self.sampled > 0.0 { self.ghosts.room() as f32 / WAYS as f32 / self.sampled } else { 0.0 };
             self.odds.begin(scale, keep);
@@ -101,9 +122,33 @@ impl Adaptive {
             self.stride = (round / past::CLASSES as u64).max(1);
             self.next_step = self.ticks;
         }
-        while self.ticks >= self.next_step && !self.odds.rested() {
+        // After many reads without an arrival there is some catching up to do; not all at once.
+        for _ in 0..STEPS {
+            if self.ticks < self.next_step || self.odds.rested() {
+                break;
+            }
             self.odds.step();
             self.next_step += self.stride;
+        }
+    }
+
+    /// Brings the worth of a candidate up to date; whether it is still resident (it leaves the pool if not).
+    fn look_again(&mut self, at: usize, now: u32) -> bool {
+        let slot = self.pool[at].1;
+        if self.is_resident(slot) {
+            self.pool[at].0 = self.worth(slot, now);
+            return true;
+        }
+        self.pool.swap_remove(at);
+        false
+    }
+
+    fn find_most(&mut self) {
+        self.most = 0;
+        for (i, candidate) in self.pool.iter().enumerate() {
+            if candidate.0 > self.pool[self.most].0 {
+                self.most = i;
+            }
         }
     }
 
@@ -126,51 +171,63 @@ impl Adaptive {
             }
             return best.1;
         }
-        let mut scores = [0.0f32; POOL + 1];
-        let mut pool = core::mem::take(&mut self.pool);
-        pool.retain(|&slot| self.is_resident(slot));
-        let mut most = 0;
-        for (i, &slot) in pool.iter().enumerate() {
-            scores[i] = self.worth(slot, now);
-            if scores[i] > scores[most] {
-                most = i;
-            }
+        // The worth of a candidate changes slowly, unless it is read: each is looked at again in turn, and any before it
+        // goes.
+        if !self.pool.is_empty() {
+            let at = self.turn % self.pool.len();
+            self.turn = at + 1;
+            self.look_again(at, now);
         }
-        for i in 0..=DRAWS {
-            let slot = if i == DRAWS { newcomer } else { self.draw() };
-            if !self.is_resident(slot) || (i == DRAWS && !first) {
+        for i in 0..DRAWS {
+            let slot = self.draw();
+            let past = self.residents[slot as usize].past;
+            if past == Past::ABSENT {
                 continue;
             }
-            if i < 4 && first {
-                self.odds.met(self.residents[slot as usize].past, now, census / 4.0);
+            if i < CENSUS && first {
+                self.odds.met(past, now, census / CENSUS as f32);
             }
             let worth = self.worth(slot, now);
-            if pool.len() < POOL {
-                if !pool.contains(&slot) {
-                    scores[pool.len()] = worth;
-                    if worth > scores[most] {
-                        most = pool.len();
-                    }
-                    pool.push(slot);
+            if self.pool.len() < POOL {
+                if self.pool.iter().all(|&(_, other)| other != slot) {
+                    self.pool.push((worth, slot));
                 }
-            } else if worth < scores[most] && !pool.contains(&slot) {
-                pool[most] = slot;
-                scores[most] = worth;
-                most = (0..POOL).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
+                if self.pool.len() == POOL {
+                    self.find_most();
+                }
+            } else if worth < self.pool[self.most].0 && self.pool.iter().all(|&(_, other)| other != slot) {
+                self.pool[self.most] = (worth, slot);
+                self.find_most();
             }
         }
-        for (i, &slot) in pool.iter().enumerate() {
-            if scores[i] < best.0 {
-                best = (scores[i], slot);
+        let own = if self.is_resident(newcomer) { self.worth(newcomer, now) } else { f32::INFINITY };
+        while !self.pool.is_empty() {
+            let mut least = 0;
+            for (i, candidate) in self.pool.iter().enumerate() {
+                if candidate.0 < self.pool[least].0 {
+                    least = i;
+                }
+            }
+            let (worth, slot) = self.pool[least];
+            if own < worth {
+                return newcomer;
+            }
+            if self.look_again(least, now) && self.pool[least].0 <= worth {
+                self.pool.swap_remove(least);
+                return slot;
             }
         }
-        pool.retain(|&slot| slot != best.1);
-        self.pool = pool;
-        if best.0 == f32::INFINITY {
-            // Few residents among many slots: the draws found none.
-            return (0..self.residents.len() as Slot).find(|&slot| self.is_resident(slot)).unwrap_or(newcomer);
+        if own < f32::INFINITY {
+            return newcomer;
         }
-        best.1
+        // Few residents among many slots, and the draws found none: the next one round, which over a turn costs no more
+        // than the arrivals that made the slots.
+        loop {
+            self.hand = (self.hand + 1) % self.residents.len();
+            if self.is_resident(self.hand as Slot) {
+                return self.hand as Slot;
+            }
+        }
     }
 
     fn forget(&mut self, slot: Slot, now: u32) {
@@ -189,13 +246,23 @@ impl Adaptive {
         let now = self.now();
         let mut first = true;
         while self.weights.total() > self.weights.capacity() {
-            if self.ghosts.room() == 0 || self.live > 4 * self.ghosts.room() {
-                self.ghosts.reserve(((self.live as f64 * GHOSTS) as usize).max(LEAST_GHOSTS));
-            }
+            self.make_room_for_ghosts();
             let victim = self.choose(now, newcomer, first);
             first = false;
             self.forget(victim, now);
             victims.push(victim);
+        }
+    }
+
+    /// There are none before the first eviction: by then the number of residents is known.
+    fn make_room_for_ghosts(&mut self) {
+        let room = self.ghosts.room();
+        if room == 0 {
+            // Their time counts in units of a 32nd to a 64th of the residents.
+            let coarse = (self.live.max(1).ilog2() + 1).saturating_sub(6).saturating_sub(self.unit);
+            self.ghosts.open((GHOSTS * self.live).max(LEAST_GHOSTS), coarse);
+        } else if self.live > 2 * room / GHOSTS {
+            self.ghosts.double();
         }
     }
 
@@ -231,7 +298,10 @@ impl Eviction for Adaptive {
             odds: Odds::new(),
             ticks: 0,
             unit,
-            pool: Vec::with_capacity(POOL + 1),
+            pool: Vec::with_capacity(POOL),
+            most: 0,
+            turn: 0,
+            hand: 0,
             random: limits.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x6a09_e667_f3bc_c909,
             round_began: 0,
             next_round: 64,
@@ -239,10 +309,6 @@ impl Eviction for Adaptive {
             stride: 1,
             sampled: 0.0,
         })
-    }
-
-    fn begin(&mut self, _: u64) {
-        self.learn();
     }
 
     #[inline]
@@ -257,6 +323,7 @@ impl Eviction for Adaptive {
 
     fn arrive(&mut self, arrival: &Arrival, victims: &mut Victims) {
         self.ticks += 1;
+        self.learn();
         let now = self.now();
         let at = arrival.slot as usize;
         if at >= self.residents.len() {
@@ -286,6 +353,16 @@ impl Eviction for Adaptive {
         self.shrink(change.slot, victims);
     }
 
+    /// The order becomes ages, the last one the youngest; all that were used count as used at intervals as long as a
+    /// turnover of the cache.
+    fn adopt(&mut self, resident: &Arrival, uses: u32, victims: &mut Victims) {
+        self.arrive(resident, victims);
+        if self.is_resident(resident.slot) {
+            let turnover = self.expected.unwrap_or(self.live).max(self.live) >> self.unit;
+            self.residents[resident.slot as usize].past = Past::guess(self.now(), uses, bucket(turnover as u32));
+        }
+    }
+
     fn residents(&self, each: &mut dyn FnMut(Slot, u32)) {
         let now = self.now();
         let mut order: Vec<(f32, Slot)> = (0..self.residents.len() as Slot)
@@ -303,7 +380,7 @@ impl Adaptive {
     #[inline]
     fn arrive_at(&mut self, arrival: &Arrival, now: u32, victims: &mut Victims) {
         let hash = (arrival.fingerprint >> 32) as u32;
-        let past = match self.ghosts.take(hash) {
+        let past = match self.ghosts.take(hash, now) {
             Some(past) => {
                 let bucket = bucket(past.age(now));
                 self.odds.used(past, bucket);

@@ -2,19 +2,24 @@
 
 use alloc::{vec, vec::Vec};
 
-use super::past::{BUCKETS, CLASSES, Past, bucket, start};
+use super::past::{BUCKETS, CLASSES, INTERVALS, Past, USES, bucket, start};
 
 /// A figure for each bucket of age.
 type ByAge = [f32; BUCKETS];
 
 /// How much the odds of the parents count against a class's own: as much as this many of its intervals.
-const PRIOR_WEIGHT: f32 = 4.0;
+const PRIOR_WEIGHT: f32 = 32.0;
 
 /// The odds in each bucket where nothing is known: the same in each, so that the hazard falls with the age, as in LRU.
 const PRIOR: f32 = 0.2;
 
+/// How much less the odds are for new entries, where nothing is known: most never come back.
+const NEW: f32 = 0.2;
+
 #[derive(Clone, Copy, Debug)]
 struct Class {
+    /// Whether there is anything in the counts.
+    known: bool,
     /// Intervals that ended with a use, by their length.
     used: ByAge,
     /// Those that ended because the ghost was forgotten.
@@ -35,6 +40,8 @@ pub(super) struct Odds {
     sums: Sums,
     /// The class whose turn it is; `CLASSES` when the round is over.
     turn: usize,
+    /// Rounds begun.
+    round: usize,
     /// What remains of each count after this round.
     keep: f32,
 }
@@ -42,8 +49,8 @@ pub(super) struct Odds {
 #[derive(Debug)]
 struct Sums {
     all: ByAge,
-    by_uses: [ByAge; 4],
-    by_interval: [ByAge; 25],
+    by_uses: [ByAge; USES + 1],
+    by_interval: [ByAge; INTERVALS + 1],
 }
 
 /// Odds of a use within each bucket for those that reached it: the Kaplan-Meier estimate, drawn towards `prior`.
@@ -91,12 +98,13 @@ fn worths(odds: &ByAge) -> ByAge {
 impl Odds {
     pub(super) fn new() -> Self {
         let none = [0.0; BUCKETS];
-        let class = Class { used: none, lost: none, lasting: none, worth: worths(&[PRIOR; BUCKETS]) };
+        let class = Class { known: false, used: none, lost: none, lasting: none, worth: worths(&[PRIOR; BUCKETS]) };
         Odds {
             classes: vec![class; CLASSES],
             scale: 0.0,
-            sums: Sums { all: none, by_uses: [none; 4], by_interval: [none; 25] },
+            sums: Sums { all: none, by_uses: [none; USES + 1], by_interval: [none; INTERVALS + 1] },
             turn: CLASSES,
+            round: 0,
             keep: 1.0,
         }
     }
@@ -110,7 +118,9 @@ impl Odds {
     /// An interval ended with a use.
     #[inline]
     pub(super) fn used(&mut self, past: Past, bucket: usize) {
-        self.classes[past.class()].used[bucket] += 1.0;
+        let class = &mut self.classes[past.class()];
+        class.known = true;
+        class.used[bucket] += 1.0;
     }
 
     /// An interval will not be followed any longer.
@@ -133,8 +143,8 @@ impl Odds {
     /// Begins a round: the classes will be gone through, a [step](Self::step) each.
     pub(super) fn begin(&mut self, scale: f32, keep: f32) {
         let none = [0.0; BUCKETS];
-        let mut used = Sums { all: none, by_uses: [none; 4], by_interval: [none; 25] };
-        let mut ended = Sums { all: none, by_uses: [none; 4], by_interval: [none; 25] };
+        let mut used = Sums { all: none, by_uses: [none; USES + 1], by_interval: [none; INTERVALS + 1] };
+        let mut ended = Sums { all: none, by_uses: [none; USES + 1], by_interval: [none; INTERVALS + 1] };
         for (c, class) in self.classes.iter().enumerate() {
             let (uses, interval) = place(c);
             for b in 0..BUCKETS {
@@ -145,7 +155,7 @@ impl Odds {
                 ended.by_interval[interval][b] += end;
             }
         }
-        for uses in 0..4 {
+        for uses in 0..=USES {
             for b in 0..BUCKETS {
                 used.all[b] += used.by_uses[uses][b];
                 ended.all[b] += ended.by_uses[uses][b];
@@ -153,19 +163,25 @@ impl Odds {
         }
         let sums = &mut self.sums;
         sums.all = odds(&used.all, &ended.all, &[PRIOR; BUCKETS]);
-        for i in 0..4 {
-            sums.by_uses[i] = odds(&used.by_uses[i], &ended.by_uses[i], &sums.all);
+        for i in 0..=USES {
+            let prior = if i == 0 { sums.all.map(|odds| NEW * odds) } else { sums.all };
+            sums.by_uses[i] = odds(&used.by_uses[i], &ended.by_uses[i], &prior);
         }
-        for i in 0..25 {
+        for i in 0..=INTERVALS {
             sums.by_interval[i] = odds(&used.by_interval[i], &ended.by_interval[i], &sums.all);
         }
         self.scale = scale;
         self.keep = keep;
         self.turn = 0;
+        self.round += 1;
     }
 
     /// Learns what one class is worth, and lets its counts fade.
     pub(super) fn step(&mut self) {
+        // Classes of which nothing is known hold what their parents say, and can wait.
+        while self.turn % 8 != self.round % 8 && self.classes.get(self.turn).is_some_and(|class| !class.known) {
+            self.turn += 1;
+        }
         let Some(class) = self.classes.get_mut(self.turn) else { return };
         let (uses, interval) = place(self.turn);
         self.turn += 1;
@@ -178,10 +194,11 @@ impl Odds {
         for counts in [&mut class.used, &mut class.lost, &mut class.lasting] {
             counts.iter_mut().for_each(|count| *count *= self.keep);
         }
+        class.known = class.used.iter().chain(&class.lost).chain(&class.lasting).sum::<f32>() > 0.01;
     }
 }
 
 /// The number of uses and the interval of a class, as indices.
 fn place(class: usize) -> (usize, usize) {
-    if class == 0 { (0, 0) } else { (1 + (class - 1) / 24, 1 + (class - 1) % 24) }
+    if class == 0 { (0, 0) } else { (1 + (class - 1) / INTERVALS, 1 + (class - 1) % INTERVALS) }
 }
