@@ -16,9 +16,9 @@ const TIMES: u32 = (1 << TIME_BITS) - 1;
 /// The past of entries that left, by a hash of their key: 4 bytes each, and a bounded number.
 ///
 /// A set-associative table, not a queue with an index: no links, no growth, one cache line an operation. A ghost is 8
-/// bits of class, 14 of time and 10 of the hash. Two keys that agree in set and hash bits are mistaken for each other,
-/// which happens to less than one new key in a hundred and harms nobody. The time is coarser than that of residents;
-/// it wraps around after some 250 times as many requests as there are residents.
+/// bits of class, 14 of time and 10 of the hash. Two keys that agree in set and hash bits are mistaken for each
+/// other, which happens to less than one new key in a hundred and harms nobody. The time is coarser than that of
+/// residents; it wraps around after some 250 times as many requests as there are residents.
 #[derive(Debug, Default)]
 pub(super) struct Ghosts {
     sets: Vec<[u32; WAYS]>,
@@ -38,8 +38,8 @@ impl Ghosts {
         self.coarse = coarse;
     }
 
-    /// Makes twice the room. Hashes are not kept whole, so one cannot tell to which half of its set a ghost belongs: it
-    /// goes to both, and the wrong copy dies of age.
+    /// Makes twice the room. Hashes are not kept whole, so one cannot tell to which half of its set a ghost belongs:
+    /// it goes to both, and the wrong copy dies of age.
     pub(super) fn double(&mut self) {
         self.sets = self.sets.iter().flat_map(|&set| [set, set]).collect();
     }

@@ -10,7 +10,8 @@ type ByAge = [f32; BUCKETS];
 /// How much the odds of the parents count against a class's own: as much as this many of its intervals.
 const PRIOR_WEIGHT: f32 = 32.0;
 
-/// The odds in each bucket where nothing is known: the same in each, so that the hazard falls with the age, as in LRU.
+/// The odds in each bucket where nothing is known: the same in each, so that the hazard falls with the age, as in
+/// LRU.
 const PRIOR: f32 = 0.2;
 
 /// How much less the odds are for new entries, where nothing is known: most never come back.
@@ -65,11 +66,11 @@ fn odds(used: &ByAge, ended: &ByAge, prior: &ByAge) -> ByAge {
     odds
 }
 
-/// The Gittins index for each age: the best ratio, over all ages at which one might stop waiting, of the chance of a use by then
-/// to the expected time until the use or then.
+/// The Gittins index for each age: the best ratio, over all ages at which one might stop waiting, of the chance of a
+/// use by then to the expected time until the use or then.
 ///
-/// From the greatest age down, a stack of stretches of age whose ratio falls; a stretch is one bucket, or several that are
-/// best waited for together.
+/// From the greatest age down, a stack of stretches of age whose ratio falls; a stretch is one bucket, or several
+/// that are best waited for together.
 fn worths(odds: &ByAge) -> ByAge {
     let mut worths = [0.0; BUCKETS];
     // Chance of a use within the stretch, expected time in it, chance to outlast it.

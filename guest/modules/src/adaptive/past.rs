@@ -68,9 +68,9 @@ impl Past {
 
     /// The entry is used again, at an age in `bucket`.
     ///
-    /// Its typical interval is the mean of the first four in octaves, and moves a quarter of the way later. Being a small
-    /// integer, it is rounded by chance, or it would never move by less than half; the number of uses is counted by
-    /// chance too, as Morris did (1978): up from 3 in one use of 2, then of 4, and so on.
+    /// Its typical interval is the mean of the first four in octaves, and moves a quarter of the way later. Being a
+    /// small integer, it is rounded by chance, or it would never move by less than half; the number of uses is
+    /// counted by chance too, as Morris did (1978): up from 3 in one use of 2, then of 4, and so on.
     #[inline]
     pub(super) const fn used(self, now: u32, bucket: usize) -> Past {
         let last = if bucket < INTERVALS { bucket } else { INTERVALS - 1 };

@@ -29,7 +29,7 @@ impl Dice {
     }
 }
 
-/// The hit ratio of `P` over a workload, after it was repeated from its beginning to `warm`.
+/// The hit ratio of `P` over a workload.
 fn ratio<P: Eviction>(capacity: u32, requests: &[u64]) -> f64 {
     let mut cache = Simulator::<P>::new(&Limits::entries(capacity)).expect("defaults are allowed");
     requests.iter().for_each(|&key| _ = cache.request(key, 1));
