@@ -244,8 +244,8 @@ impl Adaptive {
             }
             return best.1;
         }
-        // The worth of a candidate changes slowly, unless it is read: each is looked at again in turn, and any before it
-        // goes.
+        // The worth of a candidate changes slowly, unless it is read: each is looked at again in turn, and any just
+        // before it goes.
         if !self.pool.is_empty() {
             let at = self.turn % self.pool.len();
             self.turn = at + 1;
