@@ -48,7 +48,10 @@ mod generated {
 /// What wasmtime says where it does not support this machine.
 fn engine() -> Result<&'static wasmtime::Engine, String> {
     static ENGINE: OnceLock<Result<wasmtime::Engine, String>> = OnceLock::new();
-    ENGINE.get_or_init(|| wasmtime::Engine::new(&config()).map_err(|error| format!("{error:#}"))).as_ref().map_err(Clone::clone)
+    ENGINE
+        .get_or_init(|| wasmtime::Engine::new(&config()).map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(Clone::clone)
 }
 
 fn config() -> wasmtime::Config {

@@ -288,7 +288,12 @@ fn checked(card: &Description, set: &[(String, Value)]) -> Result<Vec<(String, V
 /// The known name that was probably meant.
 fn nearest(name: &str, known: &[String]) -> Option<String> {
     let distance = |known: &String| distance(&name.to_lowercase(), known);
-    known.iter().map(|known| (distance(known), known)).min().filter(|(far, known)| *far <= 1 + known.len() / 3).map(|(_, known)| known.clone())
+    known
+        .iter()
+        .map(|known| (distance(known), known))
+        .min()
+        .filter(|(far, known)| *far <= 1 + known.len() / 3)
+        .map(|(_, known)| known.clone())
 }
 
 /// Levenshtein's: how many bytes to insert, delete or replace.
@@ -322,6 +327,11 @@ enum Code {
 }
 
 impl Module {
+    /// The name on its card.
+    pub fn name(&self) -> &str {
+        &self.description().name
+    }
+
     /// The module's card.
     pub fn description(&self) -> &Description {
         &self.0.description
@@ -546,7 +556,9 @@ pub enum PolicyError {
         what: String,
     },
     /// The file ends too early.
-    #[error("{place}: the file is cut short: it has {length} bytes, and what begins at byte {at} does not end there; copy or build it again")]
+    #[error(
+        "{place}: the file is cut short: it has {length} bytes, and what begins at byte {at} does not end there; copy or build it again"
+    )]
     Truncated {
         /// Where the module came from.
         place: String,
@@ -564,7 +576,9 @@ pub enum PolicyError {
         message: String,
     },
     /// It is a component, but not of the world `eviction-module`.
-    #[error("{place}: the component is not a policy: {problem}; build it against wit/ of this version (larder:policy@0.1.0)")]
+    #[error(
+        "{place}: the component is not a policy: {problem}; build it against wit/ of this version (larder:policy@0.1.0)"
+    )]
     WrongWorld {
         /// Where the module came from.
         place: String,
@@ -580,7 +594,9 @@ pub enum PolicyError {
         imports: Vec<String>,
     },
     /// Its SHA-256 is not the one that was asked for.
-    #[error("{place}: the SHA-256 is {actual}, and {expected} was asked for; if you trust the new file, pin its digest")]
+    #[error(
+        "{place}: the SHA-256 is {actual}, and {expected} was asked for; if you trust the new file, pin its digest"
+    )]
     Digest {
         /// Where the module came from.
         place: String,
@@ -671,7 +687,9 @@ mod tests {
 
     #[test]
     fn text_is_read_back_as_it_is_shown() {
-        for text in ["fifo", "fifo:a=1:b=x", "./x.wasm", "./x.wasm:a=1", "a:b/x.wasm:c=d", "C:\\x.wasm:c=d", "/a=b/x.wasm"] {
+        for text in
+            ["fifo", "fifo:a=1:b=x", "./x.wasm", "./x.wasm:a=1", "a:b/x.wasm:c=d", "C:\\x.wasm:c=d", "/a=b/x.wasm"]
+        {
             assert_eq!(text.parse::<Policy>().unwrap().to_string(), text);
         }
         let policy: Policy = "C:\\x.wasm:c=d".parse().unwrap();

@@ -130,10 +130,8 @@ impl Cache {
         options.write(true).create(true).truncate(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let written = options
-            .open(&new)
-            .and_then(|mut file| file.write_all(content))
-            .and_then(|()| fs::rename(&new, path));
+        let written =
+            options.open(&new).and_then(|mut file| file.write_all(content)).and_then(|()| fs::rename(&new, path));
         written.inspect_err(|_| {
             let _ = fs::remove_file(&new);
         })
@@ -277,7 +275,8 @@ mod tests {
     fn no_other_length_is_believed() {
         let (cache, path) = filled("length");
         let good = fs::read(&path).unwrap();
-        for length in (0..HEADER + 4).chain((HEADER..good.len()).step_by(good.len() / 100 + 1)).chain([good.len() - 1]) {
+        for length in (0..HEADER + 4).chain((HEADER..good.len()).step_by(good.len() / 100 + 1)).chain([good.len() - 1])
+        {
             fs::write(&path, &good[..length]).unwrap();
             assert!(cache.load(engine(), &DIGEST).is_none(), "cut to {length} of {}", good.len());
         }

@@ -159,8 +159,8 @@ impl Instance {
         let running = self.state.as_mut().map_err(|fault| fault.clone())?;
         let deadline = running.bounds.deadline(events);
         let policy = self.policy;
-        let answer = running
-            .call(name, deadline, |store, world| call(store, world.larder_policy_eviction().policy(), policy));
+        let answer =
+            running.call(name, deadline, |store, world| call(store, world.larder_policy_eviction().policy(), policy));
         answer.inspect_err(|fault| self.state = Err(fault.clone()))
     }
 

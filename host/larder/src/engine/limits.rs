@@ -135,7 +135,6 @@ impl wasmtime::ResourceLimiter for State {
         }
         let held = self.tables.saturating_add(desired.saturating_sub(current));
         if held > Bounds::TABLE_ELEMENTS {
-            self.refused_memory = true;
             return Ok(false);
         }
         self.tables = held;

@@ -70,19 +70,13 @@ pub(crate) fn compile(
 fn compile_new(place: &str, bytes: &[u8], sha256: &[u8; 32], bounds: Bounds) -> Result<Compiled, PolicyError> {
     check_form(place, bytes)?;
     let engine = engine().map_err(|message| PolicyError::Engine { message })?;
-    let component = match code_cache::load(engine, sha256) {
-        Some(component) => component,
-        None => {
-            let component = Component::from_binary(engine, bytes)
-                .map_err(|error| PolicyError::Invalid { place: place.into(), message: format!("{error:#}") })?;
-            code_cache::store(engine, sha256, &component);
-            component
-        }
-    };
+    let invalid = |error: wasmtime::Error| PolicyError::Invalid { place: place.into(), message: format!("{error:#}") };
+    let cached = code_cache::load(engine, sha256);
+    let is_new = cached.is_none();
+    let component = cached.map_or_else(|| Component::from_binary(engine, bytes).map_err(invalid), Ok)?;
 
     let imports: Vec<_> = component.component_type().imports(engine).map(|(name, _)| name.to_string()).collect();
     check_world(place, &component)?;
-    let invalid = |error: wasmtime::Error| PolicyError::Invalid { place: place.into(), message: format!("{error:#}") };
     let mut linker = Linker::new(engine);
     let unknown = wasi::link(&mut linker, &component).map_err(invalid)?;
     if !unknown.is_empty() {
@@ -108,6 +102,10 @@ fn compile_new(place: &str, bytes: &[u8], sha256: &[u8; 32], bounds: Bounds) -> 
     if !compiled.description.roles.contains(&Role::Eviction) {
         let problem = "its card does not name the role `eviction`".into();
         return Err(PolicyError::WrongWorld { place: place.into(), problem });
+    }
+    // Only now, so that what is no policy takes no room there.
+    if is_new {
+        code_cache::store(engine, sha256, &component);
     }
     Ok(compiled)
 }
@@ -151,7 +149,8 @@ fn check_form(place: &str, bytes: &[u8]) -> Result<(), PolicyError> {
         };
     };
     if magic != MAGIC {
-        let text = std::str::from_utf8(&bytes[..bytes.len().min(4096)]).map_or_else(|error| error.error_len().is_none(), |_| true);
+        let text = std::str::from_utf8(&bytes[..bytes.len().min(4096)])
+            .map_or_else(|error| error.error_len().is_none(), |_| true);
         return not_a_component(match text {
             true if bytes.trim_ascii_start().starts_with(b"(") => {
                 "it is WebAssembly as text; turn it into a binary with `wasm-tools parse FILE -o FILE.wasm`"
@@ -208,7 +207,9 @@ fn check_world(place: &str, component: &Component) -> Result<(), PolicyError> {
     let exports: Vec<_> = component
         .component_type()
         .exports(engine)
-        .filter(|(_, export)| matches!(export.ty, ComponentItem::ComponentInstance(_) | ComponentItem::ComponentFunc(_)))
+        .filter(|(_, export)| {
+            matches!(export.ty, ComponentItem::ComponentInstance(_) | ComponentItem::ComponentFunc(_))
+        })
         .map(|(name, _)| format!("`{name}`"))
         .collect();
     let (name, version) = missing.split_once('@').unwrap_or((missing, ""));

@@ -8,45 +8,45 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 /// Never returns.
-pub const LOOP: &str = "(loop $forever (br $forever)) unreachable";
+pub(crate) const LOOP: &str = "(loop $forever (br $forever)) unreachable";
 /// Traps.
-pub const TRAP: &str = "unreachable";
+pub(crate) const TRAP: &str = "unreachable";
 /// Overflows the stack.
-pub const RECURSE: &str = "(drop (call $recurse (i64.const 0))) unreachable";
+pub(crate) const RECURSE: &str = "(drop (call $recurse (i64.const 0))) unreachable";
 /// Takes all memory that it is given, uses it, and traps.
-pub const HOARD: &str = "(call $hoard) unreachable";
+pub(crate) const HOARD: &str = "(call $hoard) unreachable";
 
 /// A policy, function by function, each as the body of a core function in text.
 #[derive(Clone)]
-pub struct Guest {
+pub(crate) struct Guest {
     /// Runs when the module is instantiated.
-    pub start: &'static str,
+    pub(crate) start: &'static str,
     /// The memory's size in pages.
-    pub memory: &'static str,
+    pub(crate) memory: &'static str,
     /// `(result i32)`: where the card is.
-    pub describe: &'static str,
+    pub(crate) describe: &'static str,
     /// `(result i32)`: where the result is.
-    pub open: &'static str,
+    pub(crate) open: &'static str,
     /// `(param $batch i32) (result i32)`: where the list of victims is.
-    pub advance: &'static str,
+    pub(crate) advance: &'static str,
     /// Frees an answer: `(param i32)`.
-    pub free: &'static str,
+    pub(crate) free: &'static str,
     /// `(result i32)`: where the ranking is.
-    pub residents: &'static str,
+    pub(crate) residents: &'static str,
     /// `(result i32)`: where the list of victims is.
-    pub adopt: &'static str,
+    pub(crate) adopt: &'static str,
     /// The destructor of a policy: `(param i32)`.
-    pub drop: &'static str,
+    pub(crate) drop: &'static str,
     /// `(param $size i32) (result i32)`: where there is room for so many bytes.
-    pub realloc: &'static str,
+    pub(crate) realloc: &'static str,
     /// More imports in text, and what they are called in WIT.
-    pub imports: (&'static str, &'static str),
+    pub(crate) imports: (&'static str, &'static str),
     /// More WIT beside the package.
-    pub packages: &'static str,
+    pub(crate) packages: &'static str,
     /// The version of the package that it is written against.
-    pub version: &'static str,
+    pub(crate) version: &'static str,
     /// The card's list of roles: `role` of the contract.
-    pub roles: usize,
+    pub(crate) roles: usize,
 }
 
 impl Default for Guest {
@@ -76,13 +76,14 @@ impl Default for Guest {
 
 impl Guest {
     /// The component.
-    pub fn build(&self) -> Vec<u8> {
+    pub(crate) fn build(&self) -> Vec<u8> {
         let mut module = wat::parse_str(self.text()).unwrap_or_else(|error| panic!("{error}\n{}", self.text()));
         let mut resolve = Resolve::default();
         let package = resolve.push_str("policy.wit", &self.wit()).expect("the WIT is well-formed");
         let world = resolve.select_world(&[package], Some("eviction-module")).expect("the world exists");
         embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("metadata is added");
-        let mut encoder = ComponentEncoder::default().validate(true).module(&module).expect("the module fits the world");
+        let mut encoder =
+            ComponentEncoder::default().validate(true).module(&module).expect("the module fits the world");
         encoder.encode().expect("a component is made")
     }
 
@@ -99,8 +100,9 @@ impl Guest {
     }
 
     fn text(&self) -> String {
-        let Guest { start, memory, describe, open, advance, free, residents, adopt, drop, realloc, imports, roles, .. } =
-            self;
+        let Guest {
+            start, memory, describe, open, advance, free, residents, adopt, drop, realloc, imports, roles, ..
+        } = self;
         let about = format!("larder:policy/about@{}", self.version);
         let eviction = format!("larder:policy/eviction@{}", self.version);
         format!(
