@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use crate::builder::Builder;
 use crate::eviction::{NEVER, Slot};
 use crate::flights::{Board, Boarding, Ended, LeadGuard, Outcome, Ticket};
-use crate::meta;
 use crate::shard::{Due, Removed, Shard, Terms};
 use crate::table;
 use crate::{Clock, Expiry, RemovalCause};
@@ -197,29 +196,22 @@ where
             hash,
             |k| k.borrow() == key,
             |slot, cell, key, value| {
-                let mut word = cell.meta.load(Ordering::Relaxed);
-                let expires_at = meta::expires_at(word);
+                let expires_at = cell.expires_at.load(Ordering::Relaxed);
                 if expires_at != NEVER || inner.time_to_idle.is_some() {
                     let now = inner.clock.now_ms();
                     if expires_at <= now {
                         return None;
                     }
-                    if self.renew_on_read(at, slot, cell, key, value, expires_at, now) {
-                        word = cell.meta.load(Ordering::Relaxed);
-                    }
+                    self.renew_on_read(at, slot, cell, key, value, expires_at, now);
                 }
-                let note = meta::touch(&cell.meta, word) || shard.is_exact();
                 let weight = cell.weight.load(Ordering::Relaxed);
-                Some((value.clone(), slot, weight, note))
+                Some((value.clone(), slot, weight))
             },
         );
         match found {
-            Some(Some((value, slot, weight, note))) => {
+            Some(Some((value, slot, weight))) => {
                 shard.touches.hit();
-                if note {
-                    let due = shard.touched(slot);
-                    inner.maintain(at, due);
-                }
+                inner.maintain(at, shard.touched(slot));
                 inner.control.saw(hash.0, Some(weight));
                 Some(value)
             }
@@ -237,7 +229,7 @@ where
         }
     }
 
-    /// Sets a new expiry where a read does; answers whether it did.
+    /// Sets a new expiry where a read does.
     #[allow(clippy::too_many_arguments)] // One call, from under the lock.
     fn renew_on_read(
         &self,
@@ -248,7 +240,7 @@ where
         value: &V,
         expires_at: u64,
         now: u64,
-    ) -> bool {
+    ) {
         let inner = &*self.inner;
         let mut renewed = expires_at;
         if let Some(expiry) = &inner.expiry {
@@ -258,11 +250,9 @@ where
             // With a time to live as well, whichever comes first.
             renewed = now.saturating_add(idle).min(inner.shards[at].live_until(slot));
         }
-        if renewed == expires_at {
-            return false;
+        if renewed != expires_at {
+            cell.expires_at.store(renewed, Ordering::Relaxed);
         }
-        meta::set_expires_at(&cell.meta, renewed);
-        true
     }
 
     #[cold]
@@ -446,7 +436,7 @@ where
             hash,
             |k| k.borrow() == key,
             |_, cell, _, value| {
-                let expires_at = meta::expires_at(cell.meta.load(Ordering::Relaxed));
+                let expires_at = cell.expires_at.load(Ordering::Relaxed);
                 let fresh = expires_at == NEVER || expires_at > self.inner.clock.now_ms();
                 fresh.then(|| f(value))
             },

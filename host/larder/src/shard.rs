@@ -1,9 +1,10 @@
 //! A shard: a table, and the policy that decides who stays in it.
 //!
-//! Operations change the table at once, and leave a note for the policy: a hit in the [touch buffers](crate::touches),
-//! everything else in the *inbox*. When enough has come together, whoever notices puts a batch together, asks the
-//! policy, and takes the victims out (*maintenance*). So a hit never enters a policy, and the policy is always a little
-//! behind: by at most a batch, which is one event in a small cache and [`MOST_BATCH`] in a large one.
+//! Operations change the table at once, and leave a note for the policy: a hit sets a bit, everything else puts a note
+//! into the *inbox*. When enough has come together, whoever put the last note there puts a batch together, asks the
+//! policy, and takes the victims out (*maintenance*). So a hit never enters a policy, nor runs maintenance, but in a cache
+//! that is small enough to be exact. The policy is always a little behind: by at most a batch, which is one event in a
+//! small cache and [`MOST_BATCH`] in a large one.
 //!
 //! # The life of a slot
 //!
@@ -22,16 +23,19 @@ use std::time::{Duration, Instant};
 
 use crate::RemovalCause;
 use crate::eviction::{Batch, Entries, Eviction, Fault, NEVER, Ranking, Slot};
-use crate::meta::{self, IN_BATCH, KNOWN, STRUCK};
 use crate::sync::{Mutex, MutexGuard, Ordering};
 use crate::table::{Hash, Table};
 use crate::timers::Timers;
-use crate::touches::{Pushed, Touches};
+use crate::touches::Touches;
 
 /// The most arrivals that wait for the policy, where nothing smaller was asked for.
 pub(crate) const MOST_BATCH: u32 = 64;
 /// A batch is at most this fraction of the residents.
 const BATCH_FRACTION: u64 = 128;
+/// For each arrival, maintenance looks which of 64 slots were read, one word; and at no fewer words than this in a batch,
+/// so that a small cache is looked over whole. The policy so hears of a read before a 64th of the cache has come in:
+/// as good as at once, for it takes decisions about what came in one cacheful ago.
+const LEAST_SWEEP: u32 = 64;
 /// How many faults a report keeps.
 const FAULTS_KEPT: usize = 16;
 
@@ -74,6 +78,47 @@ pub(crate) enum Due {
     Now,
 }
 
+/// The policy has been told of the slot's entry, and has not been told, nor said itself, that it left.
+const KNOWN: u8 = 1;
+/// The entry left before the policy was told of it: its arrival is to be skipped.
+const STRUCK: u8 = 2;
+/// The slot is in the batch that is being put together.
+const IN_BATCH: u8 = 4;
+
+/// What maintenance remembers of each slot.
+#[derive(Default)]
+struct Marks(Vec<u8>);
+
+impl Marks {
+    /// Whether any of `marks` is set.
+    #[inline]
+    fn is(&self, slot: Slot, marks: u8) -> bool {
+        self.0.get(slot as usize).is_some_and(|m| m & marks != 0)
+    }
+
+    #[inline]
+    fn set(&mut self, slot: Slot, mark: u8) {
+        let at = slot as usize;
+        if at >= self.0.len() {
+            self.0.resize(at + 1, 0);
+        }
+        self.0[at] |= mark;
+    }
+
+    /// Takes a mark away; answers whether it was set.
+    #[inline]
+    fn unset(&mut self, slot: Slot, mark: u8) -> bool {
+        let Some(m) = self.0.get_mut(slot as usize) else { return false };
+        let was = *m & mark != 0;
+        *m &= !mark;
+        was
+    }
+
+    fn clear(&mut self, slot: Slot) {
+        self.unset(slot, u8::MAX);
+    }
+}
+
 /// A batch as the policy was told it, and what it answered.
 struct Logged {
     batch: Batch,
@@ -100,21 +145,21 @@ pub(crate) struct Seat {
     policy: Option<Box<dyn Eviction>>,
     name: Arc<str>,
     batch: Batch,
-    /// Victims of the parts of a batch that were told already; all of them in the end.
-    told_early: Vec<Slot>,
+    /// Victims that the policy named in this batch.
+    victims: Vec<Slot>,
     arrived: Vec<Note>,
     changed: Vec<Note>,
     departed: Vec<Slot>,
-    /// Touches of entries that the policy will only now hear of.
+    /// Reads of entries that the policy will only now hear of.
     carried: Vec<Slot>,
-    carried_next: Vec<Slot>,
     /// Changes of such entries.
     carried_changes: Vec<Note>,
-    /// Reads in order, one by one, in a cache that is small enough to be exact.
-    reads: Vec<Slot>,
+    /// Where looking for reads goes on.
+    sweep: Slot,
     /// Evicted by the host itself; the policy hears with the next batch.
     overruled: Vec<Slot>,
     timers: Timers,
+    marks: Marks,
     /// While a successor is being prepared: what it has missed.
     log: Option<Vec<Logged>>,
     /// Where the host's own eviction goes on looking.
@@ -166,16 +211,16 @@ impl<K, V> Shard<K, V> {
                 policy: Some(policy),
                 name,
                 batch: Batch::default(),
-                told_early: Vec::new(),
+                victims: Vec::new(),
                 arrived: Vec::new(),
                 changed: Vec::new(),
                 departed: Vec::new(),
                 carried: Vec::new(),
-                carried_next: Vec::new(),
                 carried_changes: Vec::new(),
-                reads: Vec::new(),
+                sweep: 0,
                 overruled: Vec::new(),
                 timers: Timers::new(),
+                marks: Marks::default(),
                 log: None,
                 hand: 0,
                 tally: Tally::default(),
@@ -226,17 +271,14 @@ impl<K, V> Shard<K, V> {
         self.table.live_until(slot)
     }
 
-    /// Notes that an entry was read. Called under no lock.
+    /// Notes that an entry was read. A slot that was given to another entry meanwhile makes it a wrong hint, no more.
     #[inline]
     pub(crate) fn touched(&self, slot: Slot) -> Due {
-        match self.touches.push(slot) {
-            Pushed::Noted => Due::No,
-            Pushed::Due => Due::Soon,
-            Pushed::Lost => {
-                meta::take_touches(&self.table.cell(slot).meta);
-                Due::Soon
-            }
+        if !self.is_exact() {
+            self.table.mark_read(slot);
+            return Due::No;
         }
+        if self.touches.note(slot) { Due::Soon } else { Due::No }
     }
 
     /// Puts an entry in, or replaces the value of its key. `Ok` is the old value.
@@ -256,16 +298,14 @@ impl<K, V> Shard<K, V> {
             let cell = self.table.cell(slot);
             let old_value = bucket.replace(slot, value);
             let old_weight = cell.weight.swap(terms.weight, Ordering::Relaxed);
-            let word = cell.meta.load(Ordering::Relaxed);
-            let old_expiry = meta::expires_at(word);
+            let old_expiry = cell.expires_at.load(Ordering::Relaxed);
             let cause = if old_expiry <= now { RemovalCause::Expired } else { RemovalCause::Replaced };
             if old_expiry != terms.expires_at {
-                meta::set_expires_at(&cell.meta, terms.expires_at);
+                cell.expires_at.store(terms.expires_at, Ordering::Relaxed);
             }
             if terms.live_until != NEVER {
                 self.table.set_live_until(slot, terms.live_until);
             }
-            let first_touch = meta::touch(&cell.meta, cell.meta.load(Ordering::Relaxed)) || self.is_exact();
             let mut due = Due::No;
             if old_weight != terms.weight || old_expiry != terms.expires_at {
                 let mut inbox = self.inbox.lock();
@@ -274,9 +314,7 @@ impl<K, V> Shard<K, V> {
                 due = self.due(&inbox);
             }
             drop(bucket);
-            if first_touch {
-                due = due.max(self.touched(slot));
-            }
+            due = due.max(self.touched(slot));
             return (Some((key, old_value, cause)), due);
         }
         let mut inbox = self.inbox.lock();
@@ -297,8 +335,7 @@ impl<K, V> Shard<K, V> {
         if terms.live_until != NEVER {
             self.table.set_live_until(slot, terms.live_until);
         }
-        // A free slot's word is 0, but maintenance may have marked it `KNOWN` already.
-        cell.meta.fetch_or(meta::fresh(terms.expires_at), Ordering::Relaxed);
+        cell.expires_at.store(terms.expires_at, Ordering::Relaxed);
         // SAFETY: the inbox gave the slot out just now, to nobody else; the bucket was locked by `hash`.
         unsafe { bucket.link(hash, slot, key, value) };
         drop(bucket);
@@ -317,7 +354,7 @@ impl<K, V> Shard<K, V> {
         let Some(slot) = bucket.find(hash, matches) else { return (None, Due::No) };
         let cell = self.table.cell(slot);
         let (key, value) = bucket.entry(slot);
-        if !condition(key, value, meta::expires_at(cell.meta.load(Ordering::Relaxed))) {
+        if !condition(key, value, cell.expires_at.load(Ordering::Relaxed)) {
             return (None, Due::No);
         }
         let entry = bucket.unlink(slot);
@@ -337,7 +374,7 @@ impl<K, V> Shard<K, V> {
     /// Calls `f` on the entry of a slot, if there is one, under an exclusive lock.
     pub(crate) fn look<R>(&self, slot: Slot, f: impl FnOnce(&K, &V, u64) -> R) -> Option<R> {
         let bucket = self.table.lock_slot(slot)?;
-        let expires_at = meta::expires_at(self.table.cell(slot).meta.load(Ordering::Relaxed));
+        let expires_at = self.table.cell(slot).expires_at.load(Ordering::Relaxed);
         let (key, value) = bucket.entry(slot);
         Some(f(key, value, expires_at))
     }
@@ -417,9 +454,9 @@ impl<K, V> Shard<K, V> {
             // What the policy knows of after this batch.
             inbox.weight
         };
-        seat.told_early.clear();
+        seat.victims.clear();
         self.collect(seat, now);
-        let mut victims = std::mem::take(&mut seat.told_early);
+        let mut victims = std::mem::take(&mut seat.victims);
         self.advance(seat, &mut victims);
 
         let mut freed = std::mem::take(&mut seat.departed);
@@ -432,7 +469,7 @@ impl<K, V> Shard<K, V> {
             weight = weight.saturating_sub(heavy);
             // Not there: somebody removed it meanwhile, and its departure is in the inbox.
             let Some(mut bucket) = self.table.lock_slot(victim) else { continue };
-            let expired = meta::expires_at(cell.meta.load(Ordering::Relaxed)) <= now;
+            let expired = cell.expires_at.load(Ordering::Relaxed) <= now;
             let (key, value) = bucket.unlink(victim);
             let heavy = u64::from(cell.weight.load(Ordering::Relaxed));
             drop(bucket);
@@ -444,14 +481,15 @@ impl<K, V> Shard<K, V> {
             removed.push((key, value, cause));
             freed.push(victim);
         }
-        seat.told_early = victims;
+        seat.victims = victims;
         if weight > self.shape.capacity {
             self.overrule(seat, weight - self.shape.capacity, &mut freed, removed);
         }
 
         for &slot in &freed {
             seat.timers.cancel(slot);
-            self.table.cell(slot).meta.store(0, Ordering::Relaxed);
+            seat.marks.clear(slot);
+            self.table.take_read(slot);
         }
         let mut inbox = self.inbox.lock();
         inbox.count -= count_out;
@@ -468,13 +506,13 @@ impl<K, V> Shard<K, V> {
         let Seat { timers, tally, .. } = seat;
         timers.advance(now, |slot| {
             let cell = self.table.cell(slot);
-            let expires_at = meta::expires_at(cell.meta.load(Ordering::Relaxed));
+            let expires_at = cell.expires_at.load(Ordering::Relaxed);
             if expires_at > now {
                 return Some(expires_at);
             }
             let mut bucket = self.table.lock_slot(slot)?;
             // It may have been renewed before the lock was ours.
-            let expires_at = meta::expires_at(cell.meta.load(Ordering::Relaxed));
+            let expires_at = cell.expires_at.load(Ordering::Relaxed);
             if expires_at > now {
                 return Some(expires_at);
             }
@@ -491,20 +529,18 @@ impl<K, V> Shard<K, V> {
 
     /// Turns the notes into a batch.
     fn collect(&self, seat: &mut Seat, now: u64) {
-        let batch = &mut seat.batch;
+        let Seat { batch, marks, .. } = seat;
         batch.clear();
         batch.now = now;
         for &slot in &seat.overruled {
             batch.departed.push(slot);
-            self.table.cell(slot).meta.fetch_and(!KNOWN, Ordering::Relaxed);
+            marks.unset(slot, KNOWN);
         }
         for &slot in &seat.departed {
-            let meta = &self.table.cell(slot).meta;
-            if meta.load(Ordering::Relaxed) & KNOWN != 0 {
-                meta.fetch_and(!KNOWN, Ordering::Relaxed);
+            if marks.unset(slot, KNOWN) {
                 batch.departed.push(slot);
             } else {
-                meta.fetch_or(STRUCK, Ordering::Relaxed);
+                marks.set(slot, STRUCK);
             }
         }
         if !seat.carried_changes.is_empty() {
@@ -513,13 +549,11 @@ impl<K, V> Shard<K, V> {
         }
         // The last note of each slot counts.
         for note in seat.changed.iter().rev() {
-            let meta = &self.table.cell(note.slot).meta;
-            let word = meta.load(Ordering::Relaxed);
-            if word & (IN_BATCH | STRUCK) != 0 {
+            if marks.is(note.slot, IN_BATCH | STRUCK) {
                 continue;
             }
-            meta.fetch_or(IN_BATCH, Ordering::Relaxed);
-            if word & KNOWN != 0 {
+            marks.set(note.slot, IN_BATCH);
+            if marks.is(note.slot, KNOWN) {
                 self.put(&mut batch.changed, note);
                 seat.timers.schedule(note.slot, note.expires_at);
             } else {
@@ -527,51 +561,39 @@ impl<K, V> Shard<K, V> {
             }
         }
         for note in &seat.changed {
-            self.table.cell(note.slot).meta.fetch_and(!IN_BATCH, Ordering::Relaxed);
+            marks.unset(note.slot, IN_BATCH);
         }
-        seat.carried_next.clear();
-        seat.reads.clear();
-        let exact = self.is_exact();
-        let mut counted = false;
-        let mut touch = |slot: Slot| {
-            if !self.table.has_cell(slot) {
-                return;
-            }
-            let meta = &self.table.cell(slot).meta;
-            let word = meta.load(Ordering::Relaxed);
-            if word & KNOWN == 0 {
-                if word & STRUCK == 0 {
-                    seat.carried_next.push(slot);
+        if self.is_exact() {
+            let mut reads = std::mem::take(&mut seat.carried);
+            self.touches.take(&mut reads);
+            self.tell_reads(seat, &reads);
+            // What the policy will only now hear of is touched with the next batch.
+            reads.retain(|&slot| !seat.marks.is(slot, KNOWN | STRUCK));
+            seat.carried = reads;
+        } else {
+            let Seat { batch, marks, sweep, carried, arrived, .. } = seat;
+            // Reads that were noted while the cache was exact: it has grown since.
+            self.touches.take(carried);
+            carried.drain(..).for_each(|slot| self.table.mark_read(slot));
+            let words = (arrived.len() as u32).max(LEAST_SWEEP);
+            self.table.sweep_reads(sweep, self.slots(), words, |slot| {
+                if marks.is(slot, KNOWN) {
+                    batch.touched.push(slot);
+                } else if !marks.is(slot, STRUCK) {
+                    // The policy will only now hear of it.
+                    carried.push(slot);
                 }
-                return;
-            }
-            if exact {
-                seat.reads.push(slot);
-                return;
-            }
-            let times = meta::take_touches(meta);
-            if times > 0 {
-                batch.touched.push(slot);
-                batch.touches.push(times);
-                counted |= times > 1;
-            }
-        };
-        seat.carried.drain(..).for_each(&mut touch);
-        self.touches.take(touch);
-        if !counted {
-            batch.touches.clear();
+            });
         }
-        std::mem::swap(&mut seat.carried, &mut seat.carried_next);
-        self.tell_reads(seat);
         let batch = &mut seat.batch;
         for note in &seat.arrived {
             let cell = self.table.cell(note.slot);
             // Before the slot is looked for: whoever links it holds the lock of this bucket.
             cell.set_location(note.location);
-            if cell.meta.load(Ordering::Relaxed) & STRUCK != 0 {
+            if seat.marks.is(note.slot, STRUCK) {
                 continue;
             }
-            cell.meta.fetch_or(KNOWN, Ordering::Relaxed);
+            seat.marks.set(note.slot, KNOWN);
             self.put(&mut batch.arrived, note);
             seat.timers.schedule(note.slot, note.expires_at);
         }
@@ -579,33 +601,26 @@ impl<K, V> Shard<K, V> {
         seat.changed.clear();
     }
 
-    /// In exact mode: tells the reads in order. A batch names a slot once, so the reads are cut into batches where one
+    /// In an exact cache: tells the reads in order. A batch names a slot once, so the reads are cut into batches where one
     /// repeats; the last is left for the batch that is being put together.
-    fn tell_reads(&self, seat: &mut Seat) {
-        for at in 0..seat.reads.len() {
-            let slot = seat.reads[at];
-            let meta = &self.table.cell(slot).meta;
-            if meta.load(Ordering::Relaxed) & IN_BATCH != 0 {
-                for &told in &seat.batch.touched {
-                    self.table.cell(told).meta.fetch_and(!IN_BATCH, Ordering::Relaxed);
-                }
-                let mut answer = std::mem::take(&mut seat.told_early);
+    fn tell_reads(&self, seat: &mut Seat, reads: &[Slot]) {
+        for &slot in reads {
+            if seat.marks.is(slot, IN_BATCH) {
+                seat.unmark_batch();
+                let mut answer = std::mem::take(&mut seat.victims);
                 self.advance(seat, &mut answer);
-                seat.told_early = answer;
+                seat.victims = answer;
                 let now = seat.batch.now;
                 seat.batch.clear();
                 seat.batch.now = now;
             }
             // A victim of the part that was told just now is none of the policy's residents any more.
-            if meta.load(Ordering::Relaxed) & KNOWN != 0 {
-                meta::take_touches(meta);
-                meta.fetch_or(IN_BATCH, Ordering::Relaxed);
+            if seat.marks.is(slot, KNOWN) {
+                seat.marks.set(slot, IN_BATCH);
                 seat.batch.touched.push(slot);
             }
         }
-        for &told in &seat.batch.touched {
-            self.table.cell(told).meta.fetch_and(!IN_BATCH, Ordering::Relaxed);
-        }
+        seat.unmark_batch();
     }
 
     /// Appends a note to columns; a column comes into being with the first value that is not its default.
@@ -643,9 +658,7 @@ impl<K, V> Shard<K, V> {
         let mut true_ones = told;
         for at in told..victims.len() {
             let victim = victims[at];
-            let resident = self.table.has_cell(victim)
-                && self.table.cell(victim).meta.fetch_and(!KNOWN, Ordering::Relaxed) & KNOWN != 0;
-            if resident {
+            if seat.marks.unset(victim, KNOWN) {
                 victims[true_ones] = victim;
                 true_ones += 1;
             } else {
@@ -676,9 +689,8 @@ impl<K, V> Shard<K, V> {
             let slot = seat.hand;
             seat.hand = if slot + 1 >= slots { 0 } else { slot + 1 };
             let cell = self.table.cell(slot);
-            let word = cell.meta.load(Ordering::Relaxed);
-            let spared = step < u64::from(slots) && meta::take_touches(&cell.meta) > 0;
-            if word & KNOWN == 0 || spared {
+            let spared = step < u64::from(slots) && self.table.take_read(slot);
+            if !seat.marks.is(slot, KNOWN) || spared {
                 continue;
             }
             let Some(mut bucket) = self.table.lock_slot(slot) else { continue };
@@ -771,7 +783,7 @@ impl<K, V> Shard<K, V> {
                 // What it refused leaves like any victim, with the next batch.
                 for slot in unwanted {
                     let cell = self.table.cell(slot);
-                    if cell.meta.fetch_and(!KNOWN, Ordering::Relaxed) & KNOWN == 0 {
+                    if !seat.marks.unset(slot, KNOWN) {
                         continue;
                     }
                     let Some(mut bucket) = self.table.lock_slot(slot) else { continue };
@@ -820,13 +832,13 @@ impl<K, V> Shard<K, V> {
         let ranked = answered.slots.into_iter().zip(answered.uses);
         for (slot, uses) in ranked {
             let fresh = seen.get_mut(slot as usize).is_some_and(|seen| !std::mem::replace(seen, true));
-            if fresh && self.table.cell(slot).meta.load(Ordering::Relaxed) & KNOWN != 0 {
+            if fresh && seat.marks.is(slot, KNOWN) {
                 ranking.slots.push(slot);
                 ranking.uses.push(uses);
             }
         }
         for slot in (0..slots).filter(|&slot| !seen[slot as usize]) {
-            if self.table.cell(slot).meta.load(Ordering::Relaxed) & KNOWN != 0 {
+            if seat.marks.is(slot, KNOWN) {
                 ranking.slots.push(slot);
                 ranking.uses.push(0);
             }
@@ -848,7 +860,7 @@ impl<K, V> Shard<K, V> {
                     location: cell.location(),
                     weight: cell.weight.load(Ordering::Relaxed).max(1),
                     cost: 0,
-                    expires_at: meta::expires_at(cell.meta.load(Ordering::Relaxed)),
+                    expires_at: cell.expires_at.load(Ordering::Relaxed),
                 };
                 self.put(&mut entries, &note);
             }
@@ -908,6 +920,12 @@ fn keep_entries(entries: &mut Entries, keep: impl Fn(&Slot) -> bool) {
 }
 
 impl Seat {
+    fn unmark_batch(&mut self) {
+        for &slot in &self.batch.touched {
+            self.marks.unset(slot, IN_BATCH);
+        }
+    }
+
     fn fault(&mut self, fault: Fault) {
         tracing::warn!(policy = &*self.name, %fault, "the policy is at fault");
         self.tally.faults += 1;

@@ -1,7 +1,7 @@
 //! The primitives that shared structures are built on, switched to shuttle's for its tests (`--cfg shuttle`).
 
 #[cfg(not(shuttle))]
-pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
+pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(not(shuttle))]
 pub(crate) use std::sync::{
     OnceLock,
@@ -15,7 +15,7 @@ pub(crate) use shuttle_shim::*;
 #[cfg(shuttle)]
 mod shuttle_shim {
     pub(crate) use shuttle::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-    pub(crate) use shuttle::sync::{MutexGuard, RwLockWriteGuard};
+    pub(crate) use shuttle::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
     pub(crate) use std::sync::OnceLock;
 
     #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ mod shuttle_shim {
         pub(crate) fn new(value: T) -> Self {
             RwLock(shuttle::sync::RwLock::new(value))
         }
-        pub(crate) fn read(&self) -> shuttle::sync::RwLockReadGuard<'_, T> {
+        pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
             self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner())
         }
         pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {

@@ -1,104 +1,100 @@
-//! Which entries were read since the policy last heard: buffers that a hit writes to without waiting for anybody.
+//! Hits and misses, counted without locked instructions; and, for a cache that is small enough to be exact, which
+//! entries were read, in order.
 //!
-//! Threads are spread over *stripes*; a stripe is a ring of slots that is filled from its start, and counters for
-//! hits and misses beside it, because a hit has that line at hand anyway. A slot in a ring is a hint: one that was
-//! reused meanwhile touches the wrong entry, one that finds the ring full is lost. Nothing else depends on it.
+//! Each thread has a *stripe* of counters to itself while there are stripes; threads beyond that share one.
 
-use std::cell::Cell;
+use std::cell::OnceCell;
 
 use crate::eviction::Slot;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering};
 
-/// Slots that a stripe holds before somebody has to take them.
+/// Reads that an exact cache notes before somebody has to tell the policy.
 const RING: usize = 128;
 
 #[repr(align(128))]
+#[derive(Default)]
 struct Stripe {
     hits: AtomicU64,
     misses: AtomicU64,
-    /// How many were put in, or tried to be.
-    tail: AtomicU32,
-    /// Slots + 1; 0 is a place that was taken in turn but not written yet.
-    ring: [AtomicU32; RING],
 }
 
-/// The buffers of one shard.
+/// What one shard knows of its reads.
 pub(crate) struct Touches {
+    /// The last is shared.
     stripes: Box<[Stripe]>,
+    /// Reads in order, in an exact cache.
+    ordered: Mutex<Vec<Slot>>,
 }
 
-/// A number for each thread, to spread threads over stripes.
+/// The lowest number that no other living thread has.
 fn thread_number() -> usize {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) });
-    NUMBER.with(|number| {
-        if number.get() == usize::MAX {
-            number.set(NEXT.fetch_add(1, Ordering::Relaxed));
+    static FREE: std::sync::Mutex<(Vec<usize>, usize)> = std::sync::Mutex::new((Vec::new(), 0));
+    struct Number(usize);
+    impl Number {
+        fn take() -> Self {
+            let mut free = FREE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let lowest = (0..free.0.len()).min_by_key(|&at| free.0[at]);
+            Number(match lowest {
+                Some(at) => free.0.swap_remove(at),
+                None => {
+                    free.1 += 1;
+                    free.1 - 1
+                }
+            })
         }
-        number.get()
-    })
+    }
+    impl Drop for Number {
+        fn drop(&mut self) {
+            FREE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).0.push(self.0);
+        }
+    }
+    thread_local!(static NUMBER: OnceCell<Number> = const { OnceCell::new() });
+    // In the destructors of a thread that ends: share.
+    NUMBER.try_with(|number| number.get_or_init(Number::take).0).unwrap_or(usize::MAX)
 }
 
 impl Touches {
-    /// Buffers for `stripes` threads.
-    pub(crate) fn new(stripes: usize) -> Self {
-        let stripe = || Stripe {
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
-            tail: AtomicU32::new(0),
-            ring: [const { AtomicU32::new(0) }; RING],
-        };
-        Touches { stripes: (0..stripes.next_power_of_two()).map(|_| stripe()).collect() }
+    /// Counters for `threads` threads, and one for all others.
+    pub(crate) fn new(threads: usize) -> Self {
+        Touches { stripes: (0..=threads).map(|_| Stripe::default()).collect(), ordered: Mutex::default() }
     }
 
+    /// Adds one to a counter of this thread's stripe.
     #[inline]
-    fn stripe(&self) -> &Stripe {
-        &self.stripes[thread_number() & (self.stripes.len() - 1)]
+    fn count(&self, counter: impl Fn(&Stripe) -> &AtomicU64) {
+        let shared = self.stripes.len() - 1;
+        let number = thread_number();
+        if number < shared {
+            // Nobody else writes it.
+            let counter = counter(&self.stripes[number]);
+            counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        } else {
+            counter(&self.stripes[shared]).fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Counts a hit.
     #[inline]
     pub(crate) fn hit(&self) {
-        self.stripe().hits.fetch_add(1, Ordering::Relaxed);
+        self.count(|stripe| &stripe.hits);
     }
 
     /// Counts a miss.
     #[inline]
     pub(crate) fn miss(&self) {
-        self.stripe().misses.fetch_add(1, Ordering::Relaxed);
+        self.count(|stripe| &stripe.misses);
     }
 
-    /// Notes a slot.
-    #[inline]
-    pub(crate) fn push(&self, slot: Slot) -> Pushed {
-        let stripe = self.stripe();
-        let at = stripe.tail.fetch_add(1, Ordering::Relaxed);
-        match stripe.ring.get(at as usize) {
-            Some(place) => {
-                place.store(slot + 1, Ordering::Release);
-                if at as usize + 1 == RING { Pushed::Due } else { Pushed::Noted }
-            }
-            None => Pushed::Lost,
-        }
+    /// Notes a read; answers whether it is time to tell the policy.
+    pub(crate) fn note(&self, slot: Slot) -> bool {
+        let mut ordered = self.ordered.lock();
+        ordered.push(slot);
+        ordered.len() >= RING
     }
 
-    /// Takes all slots that were noted, oldest first in each stripe.
-    pub(crate) fn take(&self, mut each: impl FnMut(Slot)) {
-        for stripe in &self.stripes {
-            let noted = stripe.tail.load(Ordering::Relaxed).min(RING as u32);
-            if noted == 0 {
-                continue;
-            }
-            for place in &stripe.ring[..noted as usize] {
-                // A place whose writer is late is left: what it writes is taken with a later batch, or overwritten.
-                let slot = place.swap(0, Ordering::Acquire);
-                if slot != 0 {
-                    each(slot - 1);
-                }
-            }
-            stripe.tail.store(0, Ordering::Release);
-        }
+    /// Takes the reads that were noted, oldest first.
+    pub(crate) fn take(&self, into: &mut Vec<Slot>) {
+        into.append(&mut self.ordered.lock());
     }
 
     /// Hits and misses so far.
@@ -107,15 +103,4 @@ impl Touches {
             (hits + stripe.hits.load(Ordering::Relaxed), misses + stripe.misses.load(Ordering::Relaxed))
         })
     }
-}
-
-/// What became of a slot that was pushed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pushed {
-    /// It is in the buffer.
-    Noted,
-    /// It is in the buffer, which is full now and should be taken.
-    Due,
-    /// The buffer was full. Whoever pushed should see to it that the slot can be noted again.
-    Lost,
 }
