@@ -277,17 +277,32 @@ fn wasi(version: &str, call: &'static str) -> Guest {
     let core = format!(
         r#"(import "wasi:sockets/nowhere@{version}" "connect" (func $connect (result i32)))
            (import "wasi:cli/exit@{version}" "exit" (func $exit (param i32)))
+           (import "wasi:cli/stderr@{version}" "get-stderr" (func $stderr (result i32)))
+           (import "wasi:io/streams@{version}" "[method]output-stream.blocking-write-and-flush"
+             (func $write (param i32 i32 i32 i32)))
+           (import "wasi:io/streams@{version}" "[method]output-stream.subscribe" (func $subscribe (param i32) (result i32)))
+           (import "wasi:io/poll@{version}" "poll" (func $poll (param i32 i32 i32)))
            (import "wasi:random/random@{version}" "get-random-u64" (func $random (result i64)))
            (import "wasi:random/random@{version}" "get-random-bytes" (func $bytes (param i64 i32)))
            (import "wasi:clocks/monotonic-clock@{version}" "now" (func $now (result i64)))"#
     );
     let world = format!(
-        "import wasi:sockets/nowhere@{version}; import wasi:cli/exit@{version};
+        "import wasi:sockets/nowhere@{version}; import wasi:cli/exit@{version}; import wasi:cli/stderr@{version};
+         import wasi:io/poll@{version}; import wasi:io/streams@{version};
          import wasi:random/random@{version}; import wasi:clocks/monotonic-clock@{version};"
     );
     let packages = format!(
         "package wasi:sockets@{version} {{ interface nowhere {{ connect: func() -> u32; }} }}
-         package wasi:cli@{version} {{ interface exit {{ exit: func(status: result); }} }}
+         package wasi:cli@{version} {{ interface exit {{ exit: func(status: result); }}
+            interface stderr {{ use wasi:io/streams@{version}.{{output-stream}}; get-stderr: func() -> output-stream; }} }}
+         package wasi:io@{version} {{
+            interface error {{ resource error; }}
+            interface poll {{ resource pollable; poll: func(in: list<borrow<pollable>>) -> list<u32>; }}
+            interface streams {{ use poll.{{pollable}}; use error.{{error}};
+                variant stream-error {{ last-operation-failed(error), closed }}
+                resource output-stream {{
+                    blocking-write-and-flush: func(contents: list<u8>) -> result<_, stream-error>;
+                    subscribe: func() -> pollable; }} }} }}
          package wasi:random@{version} {{ interface random {{
             get-random-u64: func() -> u64; get-random-bytes: func(len: u64) -> list<u8>; }} }}
          package wasi:clocks@{version} {{ interface monotonic-clock {{ now: func() -> u64; }} }}"
@@ -308,7 +323,23 @@ fn wasi_is_there_and_empty() {
     let hoard = "(call $bytes (i64.const 0x1000000000) (i32.const 4096)) unreachable";
     assert_stopped("advance", &wasi("0.2.6", hoard), is_trap("random bytes"));
     let end = live(&wasi("0.3.0", nothing));
-    assert!(matches!(&end, End::Closed(PolicyError::Import { imports, .. }) if imports.len() == 4), "{end:?}");
+    assert!(matches!(&end, End::Closed(PolicyError::Import { imports, .. }) if imports.len() >= 4), "{end:?}");
+}
+
+#[test]
+fn what_a_guest_prints_is_in_its_trap() {
+    // Twice the same, to a stream that it borrows, having waited for it; "Means harm" is on its card.
+    let print = "(local $stderr i32)
+        (local.set $stderr (call $stderr))
+        (i32.store (i32.const 4096) (call $subscribe (local.get $stderr)))
+        (call $poll (i32.const 4096) (i32.const 1) (i32.const 4104))
+        (call $write (local.get $stderr) (i32.const 524) (i32.const 5) (i32.const 4096))
+        (call $write (local.get $stderr) (i32.const 529) (i32.const 5) (i32.const 4096))
+        unreachable";
+    assert_stopped("advance", &wasi("0.2.6", print), is_trap("it printed: Means harm"));
+    // Pollables that are never let go.
+    let hoard = "(loop $more (drop (call $subscribe (call $stderr))) (br $more)) unreachable";
+    assert_stopped("advance", &wasi("0.2.6", hoard), is_trap("handle limit"));
 }
 
 #[test]

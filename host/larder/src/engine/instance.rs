@@ -62,7 +62,15 @@ impl Running {
     ) -> Result<T, Fault> {
         let entries = self.store.data().entries();
         begin(&mut self.store, deadline, ANSWER.max(entries.saturating_mul(ANSWER_PER_ENTRY)));
-        call(&mut self.store, &self.world).map_err(|error| fault(&mut self.store, name, deadline, &error))
+        match call(&mut self.store, &self.world) {
+            Ok(answer) => {
+                if let Some(printed) = self.store.data_mut().wasi.take_printed() {
+                    tracing::debug!(call = name, %printed, "a policy module printed");
+                }
+                Ok(answer)
+            }
+            Err(error) => Err(fault(&mut self.store, name, deadline, &error)),
+        }
     }
 
     /// The module's card.

@@ -12,7 +12,7 @@
 //! within an async task, and its clocks and randomness would have to be taken out again.
 
 use wasmtime::{
-    StoreContextMut,
+    AsContextMut, StoreContextMut,
     component::{Component, Linker, Resource, ResourceType, Val, types::ComponentItem},
 };
 
@@ -87,14 +87,16 @@ pub(super) fn link(linker: &mut Linker<State>, component: &Component) -> wasmtim
                 (ComponentItem::ComponentFunc(_), Some(interface)) => {
                     let function = find(interface, item_name);
                     let full_name = format!("{name}#{item_name}");
-                    linked.func_new(item_name, move |store, _, arguments, results| match (function, results) {
-                        (Some(Function::Gives(function)), [result]) => {
-                            *result = function(store, arguments)?;
-                            Ok(())
+                    linked.func_new(item_name, move |mut store, _, arguments, results| {
+                        match (function, results) {
+                            (Some(Function::Gives(function)), [result]) => {
+                                *result = function(store.as_context_mut(), arguments)?;
+                            }
+                            (Some(Function::Nothing), []) => {}
+                            (Some(Function::Stops), _) => wasmtime::bail!("it called `{full_name}`"),
+                            _ => wasmtime::bail!("it called `{full_name}`, which this host does not give"),
                         }
-                        (Some(Function::Stops), _) => wasmtime::bail!("it called `{full_name}`"),
-                        (Some(Function::Nothing), []) => Ok(()),
-                        _ => wasmtime::bail!("it called `{full_name}`, which this host does not give"),
+                        arguments.iter().try_for_each(|argument| give_back(&mut store, argument))
                     })?;
                 }
                 _ => {
@@ -197,6 +199,15 @@ fn find(interface: &str, function: &str) -> Option<Function> {
         ("filesystem/types", "filesystem-error-code") => Gives(|_, _| Ok(Val::Option(None))),
         _ => return None,
     })
+}
+
+/// Ends the loan of each handle in an argument, as the component model demands before a function returns.
+fn give_back(store: &mut StoreContextMut<'_, State>, argument: &Val) -> wasmtime::Result<()> {
+    match argument {
+        Val::Resource(handle) => handle.resource_drop(store.as_context_mut()),
+        Val::List(list) => list.iter().try_for_each(|each| give_back(store, each)),
+        _ => Ok(()),
+    }
 }
 
 /// A handle to nothing. How many a guest may have is limited by its store.
