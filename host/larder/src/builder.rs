@@ -276,7 +276,6 @@ where
                 board: Arc::new(Board::new()),
                 loads: LoadTally::default(),
                 explicit: AtomicU64::new(0),
-                replaced: AtomicU64::new(0),
                 lazily_expired: AtomicU64::new(0),
                 control: Control::new(module),
             }),
@@ -292,4 +291,3 @@ impl Shape {
         Limits { capacity: self.capacity, expected, seed: self.seed }
     }
 }
-

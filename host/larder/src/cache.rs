@@ -60,7 +60,6 @@ pub(crate) struct Inner<K, V, S> {
     pub(crate) board: Arc<Board<K, V>>,
     pub(crate) loads: LoadTally,
     pub(crate) explicit: AtomicU64,
-    pub(crate) replaced: AtomicU64,
     pub(crate) lazily_expired: AtomicU64,
     pub(crate) control: crate::control::Control,
 }
@@ -126,15 +125,27 @@ impl<K, V, S> Cache<K, V, S> {
 impl<K, V, S> Inner<K, V, S> {
     pub(crate) fn notify(&self, removed: Vec<Removed<K, V>>) {
         for (key, value, cause) in removed {
-            match cause {
-                RemovalCause::Explicit => self.explicit.fetch_add(1, Ordering::Relaxed),
-                RemovalCause::Replaced => self.replaced.fetch_add(1, Ordering::Relaxed),
-                // Maintenance counts these.
-                RemovalCause::Size | RemovalCause::Expired => 0,
-            };
+            // The others are counted where they happen.
+            if cause == RemovalCause::Explicit {
+                self.explicit.fetch_add(1, Ordering::Relaxed);
+            }
             if let Some(listener) = &self.listener {
                 listener(key, value, cause);
             }
+        }
+    }
+
+    /// An insert replaced a value, or found it expired.
+    #[inline]
+    pub(crate) fn notify_replaced(&self, shard: usize, replaced: Option<Removed<K, V>>) {
+        let Some((key, value, cause)) = replaced else { return };
+        if cause == RemovalCause::Expired {
+            self.lazily_expired.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.shards[shard].touches.replaced();
+        }
+        if let Some(listener) = &self.listener {
+            listener(key, value, cause);
         }
     }
 
@@ -297,9 +308,8 @@ where
     fn insert_terms(&self, key: K, value: V, cost: u32, expires_at: u64) {
         let (hash, at) = self.hash(&key);
         self.inner.board.fence(hash.0, &key);
-        let mut removed = Vec::new();
-        let due = self.keep(hash, at, key, value, cost, expires_at, &mut removed);
-        self.inner.notify(removed);
+        let (replaced, due) = self.keep(hash, at, key, value, cost, expires_at);
+        self.inner.notify_replaced(at, replaced);
         self.inner.maintain(at, due);
     }
 
@@ -324,8 +334,7 @@ where
         value: V,
         cost: u32,
         expires_at: u64,
-        removed: &mut Vec<Removed<K, V>>,
-    ) -> Due {
+    ) -> (Option<Removed<K, V>>, Due) {
         let inner = &*self.inner;
         // A weight of 0 would let entries in without end.
         let weight = inner.weigher.as_ref().map_or(1, |weigher| weigher(&key, &value)).max(1);
@@ -335,10 +344,9 @@ where
             _ => NEVER,
         };
         let terms = Terms { weight, cost, expires_at, live_until };
-        let (replaced, due) = inner.shards[at].insert(hash, key, value, terms, now);
+        let kept = inner.shards[at].insert(hash, key, value, terms, now);
         inner.control.kept(hash.0, weight);
-        removed.extend(replaced);
-        due
+        kept
     }
 
     /// Takes an entry out and answers with its value, if it had not expired. A load of the key that is in flight will
@@ -633,28 +641,27 @@ where
 
     /// Keeps what a load brought. Runs under the board's lock, so what it pushes out is let go of later.
     fn keep_loaded(&self, hash: table::Hash, at: usize, key: &K, value: &V, cost: u32) -> Kept<K, V> {
-        let mut removed = Vec::new();
         let expires_at = self.expiry_of_new(key, value);
-        let due = self.keep(hash, at, key.clone(), value.clone(), cost, expires_at, &mut removed);
-        Kept { removed, due }
+        let (replaced, due) = self.keep(hash, at, key.clone(), value.clone(), cost, expires_at);
+        Kept { replaced, due }
     }
 }
 
 /// What is left to do after a load was kept.
 struct Kept<K, V> {
-    removed: Vec<Removed<K, V>>,
+    replaced: Option<Removed<K, V>>,
     due: Due,
 }
 
 impl<K, V> Default for Kept<K, V> {
     fn default() -> Self {
-        Kept { removed: Vec::new(), due: Due::No }
+        Kept { replaced: None, due: Due::No }
     }
 }
 
 impl<K, V> Kept<K, V> {
     fn finish<S>(self, inner: &Inner<K, V, S>, at: usize) {
-        inner.notify(self.removed);
+        inner.notify_replaced(at, self.replaced);
         inner.maintain(at, self.due);
     }
 }

@@ -480,9 +480,8 @@ impl<K, V, S> Inner<K, V, S> {
                 return;
             } else {
                 let (before, after) = (swap.before.unwrap_or(0.0), ratio(swap.since, now).unwrap_or(0.0));
-                (after < before - swap.guard.margin).then(|| {
-                    format!("the hit ratio fell from {:.2} % to {:.2} %", before * 100.0, after * 100.0)
-                })
+                (after < before - swap.guard.margin)
+                    .then(|| format!("the hit ratio fell from {:.2} % to {:.2} %", before * 100.0, after * 100.0))
             };
             // Either it passed, or it goes back: it is not watched any more.
             let Some(swap) = guarded.take() else { return };

@@ -2,14 +2,19 @@
 //!
 //! A load is either a closure that its leader runs on its own thread, or a future that belongs to the flight: whichever
 //! of its passengers is polled polls it. So a leader whose task is cancelled, or simply never polled again, holds up
-//! nobody, and no runtime is needed. A load that panics fails its poller; the others start over.
+//! nobody, and no runtime is needed. A load that panics fails the leader, whoever polled it; the others start over.
 //!
 //! An invalidation, or an insert from outside, *fences* a flight: it is taken off the board, and its passengers, who
 //! asked before, get what it brings, but it is not kept. Looking at the board and keeping happen under one lock, so a
 //! load that began before an invalidation never lands after it.
+//!
+//! Most of the time nothing is in flight, and then a writer takes no lock here: under the lock of the entry's column it
+//! sees that the board is idle. A flight is counted before its leader looks at the entry, and until what it brought is
+//! kept, so whoever boards after that glance finds what the writer left.
 
 use std::any::Any;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -37,6 +42,8 @@ struct State<V> {
     ended: Option<Ended<V>>,
     wakers: Vec<(u64, Waker)>,
     next_ticket: u64,
+    /// What the load panicked with, for its leader.
+    panic: Option<Box<dyn Any + Send>>,
 }
 
 /// How a flight ended.
@@ -50,7 +57,7 @@ pub(crate) enum Ended<V> {
 impl<V> Flight<V> {
     fn new(load: Option<Load<V>>) -> Self {
         Flight {
-            state: Mutex::new(State { ended: None, wakers: Vec::new(), next_ticket: 0 }),
+            state: Mutex::new(State { ended: None, wakers: Vec::new(), next_ticket: 0, panic: None }),
             load: Mutex::new(load),
             woken: AtomicBool::new(false),
             passengers: AtomicUsize::new(1),
@@ -112,6 +119,8 @@ pub(crate) struct Ticket<K: std::hash::Hash + Eq, V> {
     key: K,
     part: usize,
     number: Option<u64>,
+    /// Whether the load is this passenger's own.
+    leads: bool,
 }
 
 impl<K: std::hash::Hash + Eq, V> Board<K, V> {
@@ -123,7 +132,7 @@ impl<K: std::hash::Hash + Eq, V> Board<K, V> {
         (hash >> 59) as usize
     }
 
-    /// Whether anything is in flight. An insert that began after its caller wrote the source may skip fencing if not.
+    /// Whether nothing is in flight: asked under the lock of an entry's column, a writer then need not fence.
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
         self.active.load(Ordering::SeqCst) == 0
@@ -146,41 +155,48 @@ impl<K: std::hash::Hash + Eq, V> Board<K, V> {
         if let Some(flight) = flights.get(&key) {
             flight.passengers.fetch_add(1, Ordering::SeqCst);
             let flight = flight.clone();
-            return Err(Boarding::Join(Ticket { board: self.clone(), flight, key, part, number: None }));
+            return Err(Boarding::Join(Ticket { board: self.clone(), flight, key, part, number: None, leads: false }));
         }
+        // Counted before the look: see the module's documentation.
+        self.active.fetch_add(1, Ordering::SeqCst);
+        let uncount = Uncount(&self.active);
         if let Some(found) = present() {
             return Ok(found);
         }
         let flight = Arc::new(Flight::new(load()));
         flights.insert(key.clone(), flight.clone());
-        self.active.fetch_add(1, Ordering::SeqCst);
-        Err(Boarding::Lead(Ticket { board: self.clone(), flight, key, part, number: None }))
+        std::mem::forget(uncount);
+        Err(Boarding::Lead(Ticket { board: self.clone(), flight, key, part, number: None, leads: true }))
     }
 
-    /// Takes the flight of a key off the board, if there is one: what it brings is not kept.
-    pub(crate) fn fence<Q>(&self, hash: u64, key: &Q)
+    /// Takes the flight of a key off the board, if there is one, so that what it brings is not kept; and calls `write`
+    /// under the same lock, so that no other begins in between.
+    pub(crate) fn fence<Q, R>(&self, hash: u64, key: &Q, write: impl FnOnce() -> R) -> R
     where
         K: std::borrow::Borrow<Q>,
         Q: std::hash::Hash + Eq + ?Sized,
     {
-        if !self.is_idle() && self.parts[Self::part(hash)].lock().remove(key).is_some() {
+        let mut flights = self.parts[Self::part(hash)].lock();
+        let fenced = flights.remove_entry(key);
+        if fenced.is_some() {
             self.active.fetch_sub(1, Ordering::SeqCst);
         }
+        let written = write();
+        drop(flights);
+        // The user's key, dropped under no lock.
+        drop(fenced);
+        written
     }
 
     /// Takes all flights off the board.
     pub(crate) fn fence_all(&self) {
         for part in &self.parts {
-            let fenced = std::mem::take(&mut *part.lock()).len();
-            self.active.fetch_sub(fenced as u64, Ordering::SeqCst);
-        }
-    }
-
-    /// Takes all flights off the board whose key `condition` holds for.
-    pub(crate) fn fence_if(&self, condition: impl Fn(&K) -> bool) {
-        for part in &self.parts {
-            let fenced = part.lock().extract_if(|key, _| condition(key)).count();
-            self.active.fetch_sub(fenced as u64, Ordering::SeqCst);
+            let fenced = {
+                let mut part = part.lock();
+                self.active.fetch_sub(part.len() as u64, Ordering::SeqCst);
+                std::mem::take(&mut *part)
+            };
+            drop(fenced);
         }
     }
 }
@@ -192,44 +208,74 @@ impl<K: std::hash::Hash + Eq, V> Ticket<K, V> {
     where
         V: Clone,
     {
-        {
-            let mut flights = self.board.parts[self.part].lock();
-            if self.take_off(&mut flights) {
-                if let Ok(value) = &outcome {
-                    keep(value);
+        /// Ends the flight, also where `keep` panics: it runs code of the user's.
+        struct EndOnDrop<'f, V>(&'f Flight<V>, Option<Outcome<V>>);
+        impl<V> Drop for EndOnDrop<'_, V> {
+            fn drop(&mut self) {
+                if let Some(outcome) = self.1.take() {
+                    self.0.end(Ended::Landed(outcome));
                 }
             }
         }
-        self.flight.end(Ended::Landed(outcome));
+        let kept = outcome.as_ref().ok().cloned();
+        let _end = EndOnDrop(&self.flight, Some(outcome));
+        let mut flights = self.board.parts[self.part].lock();
+        if let Some(off) = self.take_off(&mut flights) {
+            if let Some(value) = &kept {
+                keep(value);
+            }
+            drop(flights);
+            drop(off);
+        }
     }
 
-    /// Takes this flight off the board if it is still there.
-    fn take_off(&self, flights: &mut MutexGuard<'_, Part<K, V>>) -> bool {
-        let ours = flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight));
-        if ours {
-            flights.remove(&self.key);
-            self.board.active.fetch_sub(1, Ordering::SeqCst);
+    /// Takes this flight off the board if it is still there. It counts as active until the answer is dropped.
+    fn take_off(&self, flights: &mut MutexGuard<'_, Part<K, V>>) -> Option<Off<'_, K>> {
+        if !flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            return None;
         }
-        ours
+        let (key, _) = flights.remove_entry(&self.key)?;
+        Some(Off { _key: key, _uncount: Uncount(&self.board.active) })
     }
 
     /// The load will not come to an end: all start over.
     pub(crate) fn abandon(&self) {
-        self.take_off(&mut self.board.parts[self.part].lock());
+        drop(self.take_off(&mut self.board.parts[self.part].lock()));
         self.flight.end(Ended::Abandoned);
+    }
+}
+
+/// A flight that was taken off the board.
+struct Off<'b, K> {
+    _key: K,
+    _uncount: Uncount<'b>,
+}
+
+/// Takes one from a counter when dropped.
+struct Uncount<'a>(&'a AtomicU64);
+
+impl Drop for Uncount<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl<K: std::hash::Hash + Eq, V> Drop for Ticket<K, V> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
-            self.flight.state.lock().wakers.retain(|(n, _)| *n != number);
+            let mut state = self.flight.state.lock();
+            let at = state.wakers.iter().position(|(n, _)| *n == number);
+            let waker = at.map(|at| state.wakers.swap_remove(at));
+            drop(state);
+            // Of an executor that may drop the task with it.
+            drop(waker);
         }
         // Under the board's lock nobody can come aboard while the last one leaves.
         let mut flights = self.board.parts[self.part].lock();
         if self.flight.passengers.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.take_off(&mut flights);
+            let off = self.take_off(&mut flights);
             drop(flights);
+            drop(off);
             let load = self.flight.load.lock().take();
             drop(load);
         }
@@ -246,7 +292,14 @@ where
         {
             let mut state = self.flight.state.lock();
             if let Some(ended) = &state.ended {
-                return Poll::Ready(ended.clone());
+                let ended = ended.clone();
+                if self.leads
+                    && let Some(panic) = state.panic.take()
+                {
+                    drop(state);
+                    resume_unwind(panic);
+                }
+                return Poll::Ready(ended);
             }
             let number = *self.number.get_or_insert_with(|| {
                 state.next_ticket += 1;
@@ -262,11 +315,22 @@ where
         let Some(future) = load.as_mut() else { return Poll::Pending };
         self.flight.woken.store(false, Ordering::SeqCst);
         let waker = Waker::from(self.flight.clone());
-        let polled = {
-            let unwinding = AbandonOnPanic(self);
-            let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
-            std::mem::forget(unwinding);
-            polled
+        // The load is dropped after a panic, and nobody sees what it left behind.
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker))));
+        let polled = match polled {
+            Ok(polled) => polled,
+            Err(panic) => {
+                let broken = load.take();
+                drop(load);
+                if self.leads {
+                    self.abandon();
+                    resume_unwind(panic);
+                }
+                self.flight.state.lock().panic = Some(panic);
+                self.abandon();
+                drop(broken);
+                return Poll::Ready(Ended::Abandoned);
+            }
         };
         if let Poll::Ready(outcome) = polled {
             let done = load.take();
@@ -299,15 +363,6 @@ where
                 Poll::Pending => std::thread::park(),
             }
         }
-    }
-}
-
-/// Abandons the flight unless it is forgotten.
-struct AbandonOnPanic<'t, K: std::hash::Hash + Eq, V>(&'t Ticket<K, V>);
-
-impl<K: std::hash::Hash + Eq, V> Drop for AbandonOnPanic<'_, K, V> {
-    fn drop(&mut self) {
-        self.0.abandon();
     }
 }
 

@@ -166,6 +166,7 @@ impl Policy {
         Ok(Module(Arc::new(Loaded {
             description: compiled.description().clone(),
             sha256: Some(hex),
+            size: Some(bytes.len()),
             parameters,
             code: Code::Component(compiled, self.bounds),
         })))
@@ -184,7 +185,13 @@ impl Policy {
             let (place, actual) = (format!("`{name}`, which is not a module"), "none".into());
             return Err(PolicyError::Digest { place, expected: pinned.clone(), actual });
         }
-        Ok(Module(Arc::new(Loaded { description, sha256: None, parameters: Vec::new(), code: Code::Native(open) })))
+        Ok(Module(Arc::new(Loaded {
+            description,
+            sha256: None,
+            size: None,
+            parameters: Vec::new(),
+            code: Code::Native(open),
+        })))
     }
 }
 
@@ -317,6 +324,7 @@ pub struct Module(Arc<Loaded>);
 struct Loaded {
     description: Description,
     sha256: Option<String>,
+    size: Option<usize>,
     parameters: Vec<(String, Value)>,
     code: Code,
 }
@@ -340,6 +348,11 @@ impl Module {
     /// The SHA-256 of its bytes in hexadecimal; none, if the policy is linked into this program.
     pub fn sha256(&self) -> Option<&str> {
         self.0.sha256.as_deref()
+    }
+
+    /// How many bytes the file has; none, if the policy is linked into this program.
+    pub fn size(&self) -> Option<usize> {
+        self.0.size
     }
 
     /// The interfaces that it imports. A policy needs none; those of WASI 0.2 are given, and empty.

@@ -282,14 +282,7 @@ impl<K, V> Shard<K, V> {
     }
 
     /// Puts an entry in, or replaces the value of its key. `Ok` is the old value.
-    pub(crate) fn insert(
-        &self,
-        hash: Hash,
-        key: K,
-        value: V,
-        terms: Terms,
-        now: u64,
-    ) -> (Option<Removed<K, V>>, Due)
+    pub(crate) fn insert(&self, hash: Hash, key: K, value: V, terms: Terms, now: u64) -> (Option<Removed<K, V>>, Due)
     where
         K: Eq,
     {

@@ -96,6 +96,11 @@ impl<K, V, S> Cache<K, V, S> {
         self.inner.stats()
     }
 
+    /// How many shards there are, each with a policy instance of its own.
+    pub fn shard_count(&self) -> usize {
+        self.inner.shards.len()
+    }
+
     /// The first faults of each policy (16 for each shard), with the module's name.
     pub fn faults(&self) -> Vec<FaultReport> {
         let mut faults = Vec::new();
@@ -129,7 +134,7 @@ impl<K, V, S> Inner<K, V, S> {
             load_time: Duration::from_nanos(self.loads.nanos.load(Ordering::Relaxed)),
             expirations: self.lazily_expired.load(Ordering::Relaxed),
             invalidations: self.explicit.load(Ordering::Relaxed),
-            replacements: self.replaced.load(Ordering::Relaxed),
+            replacements: self.shards.iter().map(|shard| shard.touches.replacements()).sum(),
             swaps: self.control.swaps(),
             ..Stats::default()
         };

@@ -209,6 +209,19 @@ impl<K, V> Cell<K, V> {
     }
 }
 
+/// Asks for a cache line.
+#[inline]
+fn prefetch<T>(line: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint that reads nothing as far as the program can tell.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
 /// A location and a round of linear hashing give a bucket.
 #[derive(Clone, Copy)]
 struct Place {
@@ -286,10 +299,9 @@ impl<K, V> Table<K, V> {
         (u64::from(location) * u64::from(self.base)) >> 32
     }
 
-    /// The bucket of a location. The lock of its column is held.
+    /// The bucket of a location in a state of the table.
     #[inline]
-    fn bucket_of(&self, location: u32) -> &Bucket {
-        let state = self.state.load(Ordering::Acquire);
+    fn bucket_in(&self, state: u64, location: u32) -> &Bucket {
         let (round, split) = ((state >> 32) as u32, state as u32);
         let base = u64::from(self.base);
         let first = self.column(location);
@@ -298,6 +310,12 @@ impl<K, V> Table<K, V> {
             row = u64::from(location) & ((1u64 << (round + 1)) - 1);
         }
         self.bucket(Self::place_of(row, first, base))
+    }
+
+    /// The bucket of a location. The lock of its column is held.
+    #[inline]
+    fn bucket_of(&self, location: u32) -> &Bucket {
+        self.bucket_in(self.state.load(Ordering::Acquire), location)
     }
 
     #[inline]
@@ -403,9 +421,18 @@ impl<K, V> Table<K, V> {
 
     #[inline]
     fn share(&self, location: u32) -> (RwLockReadGuard<'_, ()>, &Lanes) {
+        // The locked instruction below holds up every access after it, but not a prefetch before it: the bucket is
+        // fetched while the processor is still busy with what came before.
+        let state = self.state.load(Ordering::Acquire);
+        let mut bucket = self.bucket_in(state, location);
+        prefetch(bucket);
         let guard = self.locks[self.column(location) as usize].0.read();
+        let now = self.state.load(Ordering::Acquire);
+        if now != state {
+            bucket = self.bucket_in(now, location);
+        }
         // SAFETY: the lock of its column is held shared for as long as the guard, which goes with the reference.
-        let lanes = unsafe { &*self.bucket_of(location).0.get() };
+        let lanes = unsafe { &*bucket.0.get() };
         (guard, lanes)
     }
 

@@ -1,4 +1,4 @@
-//! Hits and misses, counted without locked instructions; and, for a cache that is small enough to be exact, which
+//! Hits, misses and replacements, counted without locked instructions; and, for a cache that is small enough to be exact, which
 //! entries were read, in order.
 //!
 //! Each thread has a *stripe* of counters to itself while there are stripes; threads beyond that share one.
@@ -16,6 +16,7 @@ const RING: usize = 128;
 struct Stripe {
     hits: AtomicU64,
     misses: AtomicU64,
+    replaced: AtomicU64,
 }
 
 /// What one shard knows of its reads.
@@ -85,6 +86,12 @@ impl Touches {
         self.count(|stripe| &stripe.misses);
     }
 
+    /// Counts a value that was replaced.
+    #[inline]
+    pub(crate) fn replaced(&self) {
+        self.count(|stripe| &stripe.replaced);
+    }
+
     /// Notes a read; answers whether it is time to tell the policy.
     pub(crate) fn note(&self, slot: Slot) -> bool {
         let mut ordered = self.ordered.lock();
@@ -95,6 +102,11 @@ impl Touches {
     /// Takes the reads that were noted, oldest first.
     pub(crate) fn take(&self, into: &mut Vec<Slot>) {
         into.append(&mut self.ordered.lock());
+    }
+
+    /// Values that were replaced so far.
+    pub(crate) fn replacements(&self) -> u64 {
+        self.stripes.iter().map(|stripe| stripe.replaced.load(Ordering::Relaxed)).sum()
     }
 
     /// Hits and misses so far.
