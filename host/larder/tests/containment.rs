@@ -1,6 +1,8 @@
 //! A module cannot hurt its host: each hostile module, at each call, ends in the fault that names what it did, within its
 //! bound, and what it held is free.
 
+#[path = "containment/caches.rs"]
+mod caches;
 mod hostile;
 
 use std::time::Duration;
