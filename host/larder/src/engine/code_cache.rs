@@ -23,8 +23,10 @@ use wasmtime::{Engine, component::Component};
 
 const MAGIC: &[u8; 8] = b"LARDER\0\x01";
 const HEADER: usize = MAGIC.len() + 32 + 32 + 8;
-/// How many files to keep. Each build of a module that is being worked on leaves one.
-const FILES: usize = 64;
+/// How many files to keep, and bytes. Each build of a module that is being worked on leaves a file: of 100 KB, or of 50 MB
+/// where it brings a JavaScript engine along.
+const FILES: usize = 256;
+const BYTES: u64 = 1 << 30;
 const EXTENSION: &str = "cwasm";
 
 /// A module's code, if it was compiled before by this version.
@@ -137,23 +139,24 @@ impl Cache {
         })
     }
 
-    /// Drops the oldest files, if there are many.
+    /// Drops the oldest files, if there are too many.
     fn prune(&self, new: &Path) -> io::Result<()> {
         let mut files = Vec::new();
         for file in fs::read_dir(&self.directory)? {
             let path = file?.path();
             let is_ours = path.extension().is_some_and(|extension| extension == EXTENSION || extension == "new");
-            if is_ours && path != new {
-                // Another process may have dropped it by now.
-                if let Ok(modified) = fs::metadata(&path).and_then(|metadata| metadata.modified()) {
-                    files.push((modified, path));
-                }
+            // Another process may have dropped it by now.
+            if is_ours && let Ok(metadata) = fs::metadata(&path) {
+                files.push((path == new, metadata.modified()?, metadata.len(), path));
             }
         }
         files.sort();
-        let surplus = (files.len() + 1).saturating_sub(FILES);
-        for (_, path) in files.into_iter().take(surplus) {
-            let _ = fs::remove_file(path);
+        let mut bytes = 0;
+        for (i, (_, _, length, path)) in files.into_iter().rev().enumerate() {
+            bytes += length;
+            if path != new && (i >= FILES || bytes > BYTES) {
+                let _ = fs::remove_file(path);
+            }
         }
         Ok(())
     }
