@@ -274,7 +274,7 @@ where
                 listener: self.listener,
                 clock: self.clock,
                 board: Arc::new(Board::new()),
-                loads: LoadTally::default(),
+                loads: Arc::new(LoadTally::default()),
                 explicit: AtomicU64::new(0),
                 lazily_expired: AtomicU64::new(0),
                 control: Control::new(module),

@@ -41,6 +41,9 @@ pub struct Cache<K, V, S = RandomState> {
     pub(crate) inner: Arc<Inner<K, V, S>>,
 }
 
+/// In place of the end of the time to live: the entry has its own deadline, and reads do not change it.
+const FIXED: u64 = 0;
+
 /// Called with each entry that leaves.
 pub(crate) type Listener<K, V> = Arc<dyn Fn(K, V, RemovalCause) + Send + Sync>;
 /// What an entry weighs.
@@ -58,7 +61,7 @@ pub(crate) struct Inner<K, V, S> {
     pub(crate) listener: Option<Listener<K, V>>,
     pub(crate) clock: Clock,
     pub(crate) board: Arc<Board<K, V>>,
-    pub(crate) loads: LoadTally,
+    pub(crate) loads: Arc<LoadTally>,
     pub(crate) explicit: AtomicU64,
     pub(crate) lazily_expired: AtomicU64,
     pub(crate) control: crate::control::Control,
@@ -208,7 +211,7 @@ where
             |k| k.borrow() == key,
             |slot, cell, key, value| {
                 let expires_at = cell.expires_at.load(Ordering::Relaxed);
-                if expires_at != NEVER || inner.time_to_idle.is_some() {
+                if expires_at != NEVER || inner.renews_on_read() {
                     let now = inner.clock.now_ms();
                     if expires_at <= now {
                         return None;
@@ -253,16 +256,26 @@ where
         now: u64,
     ) {
         let inner = &*self.inner;
+        if !inner.renews_on_read() {
+            return;
+        }
+        let live_until = inner.shards[at].live_until(slot);
+        if live_until == FIXED {
+            return;
+        }
         let mut renewed = expires_at;
         if let Some(expiry) = &inner.expiry {
             let left = (expires_at != NEVER).then(|| Duration::from_millis(expires_at - now));
             renewed = Inner::<K, V, S>::expire_at(now, expiry.expire_after_read(key, value, left));
         } else if let Some(idle) = inner.time_to_idle {
             // With a time to live as well, whichever comes first.
-            renewed = now.saturating_add(idle).min(inner.shards[at].live_until(slot));
+            renewed = now.saturating_add(idle).min(live_until);
         }
         if renewed != expires_at {
             cell.expires_at.store(renewed, Ordering::Relaxed);
+        }
+        if renewed < expires_at {
+            inner.shards[at].hastened(slot);
         }
     }
 
@@ -274,7 +287,8 @@ where
     {
         let inner = &*self.inner;
         let now = inner.clock.now_ms();
-        let (removed, due) = inner.shards[at].remove_if(hash, |k| k.borrow() == key, |_, _, expiry| expiry <= now);
+        let taken = inner.shards[at].remove_if(hash, |k| k.borrow() == key, || true, |_, _, expiry| expiry <= now);
+        let (removed, due) = taken.unwrap_or((None, Due::No));
         if let Some((key, value)) = removed {
             inner.lazily_expired.fetch_add(1, Ordering::Relaxed);
             inner.notify(vec![(key, value, RemovalCause::Expired)]);
@@ -296,21 +310,32 @@ where
     /// An entry that weighs more than a shard's capacity is let in and evicted at once, with the listener told.
     pub fn insert(&self, key: K, value: V) {
         let expires_at = self.expiry_of_new(&key, &value);
-        self.insert_terms(key, value, 0, expires_at);
+        let terms = self.terms(&key, &value, 0, expires_at);
+        self.insert_terms(key, value, terms);
     }
 
     /// As [`Self::insert`], for an entry that expires after `time_to_live`, whatever the cache's own rule.
     pub fn insert_for(&self, key: K, value: V, time_to_live: Duration) {
-        let now = self.inner.clock.now_ms();
-        self.insert_terms(key, value, 0, Inner::<K, V, S>::expire_at(now, Some(time_to_live)));
+        let inner = &*self.inner;
+        let expires_at = Inner::<K, V, S>::expire_at(inner.clock.now_ms(), Some(time_to_live));
+        let mut terms = self.terms(&key, &value, 0, expires_at);
+        if inner.renews_on_read() {
+            terms.live_until = FIXED;
+        }
+        self.insert_terms(key, value, terms);
     }
 
-    fn insert_terms(&self, key: K, value: V, cost: u32, expires_at: u64) {
+    fn insert_terms(&self, key: K, value: V, terms: Terms) {
         let (hash, at) = self.hash(&key);
-        self.inner.board.fence(hash.0, &key);
-        let (replaced, due) = self.keep(hash, at, key, value, cost, expires_at);
-        self.inner.notify_replaced(at, replaced);
-        self.inner.maintain(at, due);
+        let board = &self.inner.board;
+        let kept = self.keep(hash, at, key, value, terms, || board.is_idle()).or_else(|(key, value)| {
+            let _fenced = board.fence(hash.0, &key);
+            self.keep(hash, at, key, value, terms, || true)
+        });
+        if let Ok((replaced, due)) = kept {
+            self.inner.notify_replaced(at, replaced);
+            self.inner.maintain(at, due);
+        }
     }
 
     /// When a new entry expires by the cache's rules.
@@ -324,29 +349,33 @@ where
         inner.clock.now_ms().saturating_add(span)
     }
 
-    /// Puts an entry into its shard.
-    #[allow(clippy::too_many_arguments)] // The one place where everything about an entry comes together.
+    /// What an entry weighs, and the rest of its terms.
+    fn terms(&self, key: &K, value: &V, cost: u32, expires_at: u64) -> Terms {
+        let inner = &*self.inner;
+        // A weight of 0 would let entries in without end.
+        let weight = inner.weigher.as_ref().map_or(1, |weigher| weigher(key, value)).max(1);
+        let live_until = match (inner.time_to_live, inner.time_to_idle) {
+            (Some(live), Some(_)) => inner.clock.now_ms().saturating_add(live),
+            _ => NEVER,
+        };
+        Terms { weight, cost, expires_at, live_until }
+    }
+
+    /// Puts an entry into its shard, if `may` says yes under the lock of its column.
+    #[allow(clippy::type_complexity)] // As that of the shard.
     fn keep(
         &self,
         hash: table::Hash,
         at: usize,
         key: K,
         value: V,
-        cost: u32,
-        expires_at: u64,
-    ) -> (Option<Removed<K, V>>, Due) {
+        terms: Terms,
+        may: impl FnOnce() -> bool,
+    ) -> Result<(Option<Removed<K, V>>, Due), (K, V)> {
         let inner = &*self.inner;
-        // A weight of 0 would let entries in without end.
-        let weight = inner.weigher.as_ref().map_or(1, |weigher| weigher(&key, &value)).max(1);
-        let now = if inner.expires() { inner.clock.now_ms() } else { 0 };
-        let live_until = match (inner.time_to_live, inner.time_to_idle) {
-            (Some(live), Some(_)) => now.saturating_add(live),
-            _ => NEVER,
-        };
-        let terms = Terms { weight, cost, expires_at, live_until };
-        let kept = inner.shards[at].insert(hash, key, value, terms, now);
-        inner.control.kept(hash.0, weight);
-        kept
+        let kept = inner.shards[at].insert(hash, key, value, terms, may, || inner.clock.now_ms())?;
+        inner.control.kept(hash.0, terms.weight);
+        Ok(kept)
     }
 
     /// Takes an entry out and answers with its value, if it had not expired. A load of the key that is in flight will
@@ -358,16 +387,22 @@ where
     {
         let (hash, at) = self.hash(key);
         let inner = &*self.inner;
-        inner.board.fence(hash.0, key);
         let mut expired = false;
-        let (removed, due) = inner.shards[at].remove_if(
-            hash,
-            |k| k.borrow() == key,
-            |_, _, expires_at| {
-                expired = expires_at != NEVER && expires_at <= inner.clock.now_ms();
-                true
-            },
-        );
+        let mut take_if = |may: &dyn Fn() -> bool| {
+            inner.shards[at].remove_if(
+                hash,
+                |k| k.borrow() == key,
+                may,
+                |_, _, expires_at| {
+                    expired = expires_at != NEVER && expires_at <= inner.clock.now_ms();
+                    true
+                },
+            )
+        };
+        let (removed, due) = take_if(&|| inner.board.is_idle()).unwrap_or_else(|| {
+            let _fenced = inner.board.fence(hash.0, key);
+            take_if(&|| true).unwrap_or((None, Due::No))
+        });
         inner.maintain(at, due);
         let (key, value) = removed?;
         if expired {
@@ -469,9 +504,9 @@ where
 }
 
 impl<K, V, S> Inner<K, V, S> {
-    /// Whether any entry may expire by a rule of the cache. (Entries of `insert_for` carry their own deadline.)
-    fn expires(&self) -> bool {
-        self.time_to_live.is_some() || self.time_to_idle.is_some() || self.expiry.is_some()
+    /// Whether a read may set a new expiry.
+    fn renews_on_read(&self) -> bool {
+        self.time_to_idle.is_some() || self.expiry.is_some()
     }
 
     pub(crate) fn settle(&self) {
@@ -498,6 +533,7 @@ impl<K: Clone, V: Clone, S> Iterator for Iter<'_, K, V, S> {
     fn next(&mut self) -> Option<(K, V)> {
         let inner = &self.cache.inner;
         loop {
+            let shard = inner.shards.get(self.shard)?;
             if self.slot == self.slots {
                 self.shard += 1;
                 self.slot = 0;
@@ -506,7 +542,7 @@ impl<K: Clone, V: Clone, S> Iterator for Iter<'_, K, V, S> {
             }
             let slot = self.slot;
             self.slot += 1;
-            let entry = inner.shards[self.shard].look(slot, |key, value, expires_at| {
+            let entry = shard.look(slot, |key, value, expires_at| {
                 let fresh = expires_at == NEVER || expires_at > inner.clock.now_ms();
                 fresh.then(|| (key.clone(), value.clone()))
             });
@@ -525,7 +561,7 @@ where
     S: BuildHasher + Send + Sync + 'static,
 {
     /// The value of a key; if it is not there, `load` brings it. Of concurrent callers one loads, the others wait for its
-    /// value. If it panics, another caller loads.
+    /// value. If it panics, another caller loads. A load must not ask for its own key.
     pub fn get_with(&self, key: K, load: impl FnOnce() -> V) -> V {
         match self.try_get_with(key, || Ok::<V, std::convert::Infallible>(load())) {
             Ok(value) => value,
@@ -608,7 +644,13 @@ where
         loop {
             let make = || {
                 let load = load.take()?;
-                let erased = async move { load.await.map_err(|error| Arc::new(error) as Arc<dyn Any + Send + Sync>) };
+                let loads = self.inner.loads.clone();
+                let erased = async move {
+                    let began = Instant::now();
+                    let loaded = load.await;
+                    loads.count(began.elapsed(), loaded.is_ok());
+                    loaded.map_err(|error| Arc::new(error) as Arc<dyn Any + Send + Sync>)
+                };
                 Some(Box::pin(erased) as Pin<Box<dyn Future<Output = Outcome<V>> + Send>>)
             };
             let boarding = self.inner.board.board(hash.0, key.clone(), || self.peek(&key), make);
@@ -642,8 +684,9 @@ where
     /// Keeps what a load brought. Runs under the board's lock, so what it pushes out is let go of later.
     fn keep_loaded(&self, hash: table::Hash, at: usize, key: &K, value: &V, cost: u32) -> Kept<K, V> {
         let expires_at = self.expiry_of_new(key, value);
-        let (replaced, due) = self.keep(hash, at, key.clone(), value.clone(), cost, expires_at);
-        Kept { replaced, due }
+        let terms = self.terms(key, value, cost, expires_at);
+        let kept = self.keep(hash, at, key.clone(), value.clone(), terms, || true);
+        kept.map_or_else(|_| Kept::default(), |(replaced, due)| Kept { replaced, due })
     }
 }
 
@@ -710,7 +753,7 @@ where
         let Passenger { cache, ticket, hash, at, key, began } = self.get_mut();
         let mut kept = Kept::default();
         let polled = ticket.poll_end(cx, &mut |value| {
-            let cost = cache.inner.loads.count(began.elapsed(), true);
+            let cost = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
             kept = cache.keep_loaded(*hash, *at, key, value, cost);
         });
         kept.finish(&cache.inner, *at);

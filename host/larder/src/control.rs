@@ -426,8 +426,9 @@ impl<K, V, S> Inner<K, V, S> {
                 Err(fault) => {
                     // The shards before this one go back.
                     for shard in &self.shards[..at] {
-                        let back = previous.open(&shard.shape.limits())?;
-                        let _ = shard.swap(back, previous.name().into(), self.clock.now_ms(), &mut removed);
+                        if let Ok(back) = previous.open(&shard.shape.limits()) {
+                            let _ = shard.swap(back, previous.name().into(), self.clock.now_ms(), &mut removed);
+                        }
                     }
                     self.notify(removed);
                     return Err(SwapError::Fault { module: module.name().to_string(), fault });
@@ -579,7 +580,8 @@ where
                 };
                 for cache in caches {
                     // A listener of the user's may panic; the other caches are still to be looked after.
-                    let chores = std::panic::AssertUnwindSafe(|| cache.chores());
+                    // The last handle may be this one, and then what is dropped may panic as well.
+                    let chores = std::panic::AssertUnwindSafe(move || cache.chores());
                     if std::panic::catch_unwind(chores).is_err() {
                         tracing::error!("a panic in the chores of a cache, most likely in its eviction listener");
                     }

@@ -104,6 +104,13 @@ pub(crate) struct Board<K, V> {
     active: AtomicU64,
 }
 
+/// Keeps loads of a key, and of those that share its part of the board, out. The lock is let go of before what was taken
+/// off is dropped, which is the user's key.
+pub(crate) struct Fenced<'b, K, V> {
+    _flights: MutexGuard<'b, Part<K, V>>,
+    _off: Option<(K, Arc<Flight<V>>)>,
+}
+
 /// What a caller that found nothing in the cache is to do.
 pub(crate) enum Boarding<K: std::hash::Hash + Eq, V> {
     /// Run the load and [`Ticket::land`] it.
@@ -169,23 +176,19 @@ impl<K: std::hash::Hash + Eq, V> Board<K, V> {
         Err(Boarding::Lead(Ticket { board: self.clone(), flight, key, part, number: None, leads: true }))
     }
 
-    /// Takes the flight of a key off the board, if there is one, so that what it brings is not kept; and calls `write`
-    /// under the same lock, so that no other begins in between.
-    pub(crate) fn fence<Q, R>(&self, hash: u64, key: &Q, write: impl FnOnce() -> R) -> R
+    /// Takes the flight of a key off the board, if there is one, so that what it brings is not kept. No other begins, nor
+    /// lands, until the answer is dropped.
+    pub(crate) fn fence<Q>(&self, hash: u64, key: &Q) -> Fenced<'_, K, V>
     where
         K: std::borrow::Borrow<Q>,
         Q: std::hash::Hash + Eq + ?Sized,
     {
         let mut flights = self.parts[Self::part(hash)].lock();
-        let fenced = flights.remove_entry(key);
-        if fenced.is_some() {
+        let off = flights.remove_entry(key);
+        if off.is_some() {
             self.active.fetch_sub(1, Ordering::SeqCst);
         }
-        let written = write();
-        drop(flights);
-        // The user's key, dropped under no lock.
-        drop(fenced);
-        written
+        Fenced { _flights: flights, _off: off }
     }
 
     /// Takes all flights off the board.

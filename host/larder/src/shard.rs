@@ -17,6 +17,7 @@
 //! Locks are taken in this order: policy, bucket, inbox. Entries that leave are dropped, and listeners called, after
 //! all of them are released.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -52,6 +53,13 @@ struct Note {
     expires_at: u64,
 }
 
+/// A note of a replaced value, and how many arrivals had been noted before it: a slot may be of another entry by then.
+#[derive(Clone, Copy)]
+struct Change {
+    note: Note,
+    after: usize,
+}
+
 /// What operations leave for maintenance.
 #[derive(Default)]
 struct Inbox {
@@ -60,8 +68,10 @@ struct Inbox {
     /// Slots below this were given out.
     next: Slot,
     arrived: Vec<Note>,
-    changed: Vec<Note>,
+    changed: Vec<Change>,
     departed: Vec<Slot>,
+    /// Entries that a read made expire sooner.
+    hastened: Vec<Slot>,
     /// Entries in the table.
     count: u64,
     /// What they weigh.
@@ -148,12 +158,13 @@ pub(crate) struct Seat {
     /// Victims that the policy named in this batch.
     victims: Vec<Slot>,
     arrived: Vec<Note>,
-    changed: Vec<Note>,
+    changed: Vec<Change>,
     departed: Vec<Slot>,
-    /// Reads of entries that the policy will only now hear of.
+    hastened: Vec<Slot>,
+    /// Changes of entries that the policy will only now hear of.
+    early_changes: HashMap<Slot, Change, foldhash::fast::RandomState>,
+    /// Reads of such entries.
     carried: Vec<Slot>,
-    /// Changes of such entries.
-    carried_changes: Vec<Note>,
     /// Where looking for reads goes on.
     sweep: Slot,
     /// Evicted by the host itself; the policy hears with the next batch.
@@ -215,8 +226,9 @@ impl<K, V> Shard<K, V> {
                 arrived: Vec::new(),
                 changed: Vec::new(),
                 departed: Vec::new(),
+                hastened: Vec::new(),
+                early_changes: HashMap::default(),
                 carried: Vec::new(),
-                carried_changes: Vec::new(),
                 sweep: 0,
                 overruled: Vec::new(),
                 timers: Timers::new(),
@@ -250,7 +262,7 @@ impl<K, V> Shard<K, V> {
         let batch = self.batch_size(inbox.count);
         let waiting = inbox.arrived.len() as u64;
         // A small cache, and a heavy entry, cannot wait.
-        let over = inbox.weight > self.shape.capacity + self.shape.capacity / 16 && self.shape.weighted;
+        let over = inbox.weight > self.shape.capacity.saturating_add(self.shape.capacity / 16) && self.shape.weighted;
         if waiting >= 2 * batch || over || (batch == 1 && waiting > 0) {
             Due::Now
         } else if waiting >= batch || (inbox.departed.len() + inbox.changed.len()) as u64 >= batch.max(16) {
@@ -281,34 +293,54 @@ impl<K, V> Shard<K, V> {
         if self.touches.note(slot) { Due::Soon } else { Due::No }
     }
 
-    /// Puts an entry in, or replaces the value of its key. `Ok` is the old value.
-    pub(crate) fn insert(&self, hash: Hash, key: K, value: V, terms: Terms, now: u64) -> (Option<Removed<K, V>>, Due)
+    /// Notes that a read made an entry expire sooner. Its column is locked.
+    #[cold]
+    pub(crate) fn hastened(&self, slot: Slot) {
+        self.inbox.lock().hastened.push(slot);
+    }
+
+    /// Puts an entry in, or replaces the value of its key: the answer has the old one. Does neither if `may`, asked under
+    /// the lock of the column, says no.
+    #[allow(clippy::type_complexity)] // What left, and what to do next; or what was brought.
+    pub(crate) fn insert(
+        &self,
+        hash: Hash,
+        key: K,
+        value: V,
+        terms: Terms,
+        may: impl FnOnce() -> bool,
+        now: impl FnOnce() -> u64,
+    ) -> Result<(Option<Removed<K, V>>, Due), (K, V)>
     where
         K: Eq,
     {
         let mut bucket = self.table.lock(hash);
+        if !may() {
+            return Err((key, value));
+        }
         if let Some(slot) = bucket.find(hash, |k| *k == key) {
             let cell = self.table.cell(slot);
             let old_value = bucket.replace(slot, value);
             let old_weight = cell.weight.swap(terms.weight, Ordering::Relaxed);
             let old_expiry = cell.expires_at.load(Ordering::Relaxed);
-            let cause = if old_expiry <= now { RemovalCause::Expired } else { RemovalCause::Replaced };
+            let cause = if old_expiry != NEVER && old_expiry <= now() { RemovalCause::Expired } else { RemovalCause::Replaced };
             if old_expiry != terms.expires_at {
                 cell.expires_at.store(terms.expires_at, Ordering::Relaxed);
             }
-            if terms.live_until != NEVER {
+            if terms.live_until != self.table.live_until(slot) {
                 self.table.set_live_until(slot, terms.live_until);
             }
             let mut due = Due::No;
             if old_weight != terms.weight || old_expiry != terms.expires_at {
                 let mut inbox = self.inbox.lock();
                 inbox.weight = inbox.weight + u64::from(terms.weight) - u64::from(old_weight);
-                inbox.changed.push(Note::new(slot, hash, terms));
+                let after = inbox.arrived.len();
+                inbox.changed.push(Change { note: Note::new(slot, hash, terms), after });
                 due = self.due(&inbox);
             }
             drop(bucket);
             due = due.max(self.touched(slot));
-            return (Some((key, old_value, cause)), due);
+            return Ok((Some((key, old_value, cause)), due));
         }
         let mut inbox = self.inbox.lock();
         let slot = inbox.free.pop().unwrap_or_else(|| {
@@ -325,7 +357,7 @@ impl<K, V> Shard<K, V> {
         drop(inbox);
         let cell = self.table.cell(slot);
         cell.weight.store(terms.weight, Ordering::Relaxed);
-        if terms.live_until != NEVER {
+        if terms.live_until != self.table.live_until(slot) {
             self.table.set_live_until(slot, terms.live_until);
         }
         cell.expires_at.store(terms.expires_at, Ordering::Relaxed);
@@ -333,22 +365,27 @@ impl<K, V> Shard<K, V> {
         unsafe { bucket.link(hash, slot, key, value) };
         drop(bucket);
         self.table.grow(count);
-        (None, due)
+        Ok((None, due))
     }
 
-    /// Takes a key's entry out, if `condition` holds for it.
+    /// Takes a key's entry out, if `condition` holds for it. `None` if `may`, asked under the lock of the column, says no.
+    #[allow(clippy::type_complexity)] // What left, and what to do next; or nothing of that.
     pub(crate) fn remove_if(
         &self,
         hash: Hash,
         matches: impl Fn(&K) -> bool,
+        may: impl FnOnce() -> bool,
         condition: impl FnOnce(&K, &V, u64) -> bool,
-    ) -> (Option<(K, V)>, Due) {
+    ) -> Option<(Option<(K, V)>, Due)> {
         let mut bucket = self.table.lock(hash);
-        let Some(slot) = bucket.find(hash, matches) else { return (None, Due::No) };
+        if !may() {
+            return None;
+        }
+        let Some(slot) = bucket.find(hash, matches) else { return Some((None, Due::No)) };
         let cell = self.table.cell(slot);
         let (key, value) = bucket.entry(slot);
         if !condition(key, value, cell.expires_at.load(Ordering::Relaxed)) {
-            return (None, Due::No);
+            return Some((None, Due::No));
         }
         let entry = bucket.unlink(slot);
         let mut inbox = self.inbox.lock();
@@ -356,7 +393,7 @@ impl<K, V> Shard<K, V> {
         inbox.count -= 1;
         inbox.weight -= u64::from(cell.weight.load(Ordering::Relaxed));
         let due = self.due(&inbox);
-        (Some(entry), due)
+        Some((Some(entry), due))
     }
 
     /// Slots that were given out so far: an upper bound for looking at all.
@@ -438,12 +475,15 @@ impl<K, V> Shard<K, V> {
 
     /// Puts a batch together, asks the policy, and takes the victims out.
     fn run_batch(&self, seat: &mut Seat, now: u64, removed: &mut Vec<Removed<K, V>>) {
+        // A thread that read the clock earlier may get here later.
+        let now = now.max(seat.batch.now);
         self.expire(seat, now, removed);
         let mut weight = {
             let mut inbox = self.inbox.lock();
             std::mem::swap(&mut inbox.arrived, &mut seat.arrived);
             std::mem::swap(&mut inbox.changed, &mut seat.changed);
             std::mem::swap(&mut inbox.departed, &mut seat.departed);
+            std::mem::swap(&mut inbox.hastened, &mut seat.hastened);
             // What the policy knows of after this batch.
             inbox.weight
         };
@@ -536,12 +576,9 @@ impl<K, V> Shard<K, V> {
                 marks.set(slot, STRUCK);
             }
         }
-        if !seat.carried_changes.is_empty() {
-            seat.carried_changes.append(&mut seat.changed);
-            std::mem::swap(&mut seat.carried_changes, &mut seat.changed);
-        }
         // The last note of each slot counts.
-        for note in seat.changed.iter().rev() {
+        for change in seat.changed.iter().rev() {
+            let note = &change.note;
             if marks.is(note.slot, IN_BATCH | STRUCK) {
                 continue;
             }
@@ -550,11 +587,11 @@ impl<K, V> Shard<K, V> {
                 self.put(&mut batch.changed, note);
                 seat.timers.schedule(note.slot, note.expires_at);
             } else {
-                seat.carried_changes.push(*note);
+                seat.early_changes.insert(note.slot, *change);
             }
         }
-        for note in &seat.changed {
-            marks.unset(note.slot, IN_BATCH);
+        for change in &seat.changed {
+            marks.unset(change.note.slot, IN_BATCH);
         }
         if self.is_exact() {
             let mut reads = std::mem::take(&mut seat.carried);
@@ -579,7 +616,7 @@ impl<K, V> Shard<K, V> {
             });
         }
         let batch = &mut seat.batch;
-        for note in &seat.arrived {
+        for (at, note) in seat.arrived.iter().enumerate() {
             let cell = self.table.cell(note.slot);
             // Before the slot is looked for: whoever links it holds the lock of this bucket.
             cell.set_location(note.location);
@@ -587,9 +624,19 @@ impl<K, V> Shard<K, V> {
                 continue;
             }
             seat.marks.set(note.slot, KNOWN);
+            // As it is since. What was noted before the arrival was of an entry that had the slot before.
+            let change = seat.early_changes.get(&note.slot).filter(|change| change.after > at);
+            let note = change.map_or(note, |change| &change.note);
             self.put(&mut batch.arrived, note);
             seat.timers.schedule(note.slot, note.expires_at);
         }
+        for &slot in &seat.hastened {
+            if seat.marks.is(slot, KNOWN) {
+                seat.timers.schedule(slot, self.table.cell(slot).expires_at.load(Ordering::Relaxed));
+            }
+        }
+        seat.hastened.clear();
+        seat.early_changes.clear();
         seat.arrived.clear();
         seat.changed.clear();
     }
@@ -775,10 +822,11 @@ impl<K, V> Shard<K, V> {
                 replay(&mut *successor, log, &mut unwanted)?;
                 // What it refused leaves like any victim, with the next batch.
                 for slot in unwanted {
-                    let cell = self.table.cell(slot);
+                    // What it says is not to be believed: it may be any number.
                     if !seat.marks.unset(slot, KNOWN) {
                         continue;
                     }
+                    let cell = self.table.cell(slot);
                     let Some(mut bucket) = self.table.lock_slot(slot) else { continue };
                     let (key, value) = bucket.unlink(slot);
                     let mut inbox = self.inbox.lock();
