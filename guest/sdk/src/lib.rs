@@ -107,6 +107,13 @@ pub unsafe fn reallocate(old: *mut u8, old_size: usize, align: usize, size: usiz
 #[macro_export]
 macro_rules! export {
     ($policy:ty) => {
+        // Natively nothing is exported, but a type that is no policy is an error all the same.
+        const _: () = {
+            const fn policy<P: $crate::Eviction>() {}
+            policy::<$policy>();
+        };
+
+        #[cfg(target_family = "wasm")]
         const _: () = {
             struct Module;
             impl $crate::bindings::exports::larder::policy::about::Guest for Module {
@@ -125,6 +132,10 @@ macro_rules! export {
 
         #[cfg(target_family = "wasm")]
         const _: () = {
+            // For `memcmp` and its like, where no LTO has done away with them.
+            #[link(name = "c")]
+            unsafe extern "C" {}
+
             #[global_allocator]
             static ALLOCATOR: $crate::dlmalloc::GlobalDlmalloc = $crate::dlmalloc::GlobalDlmalloc;
 
