@@ -7,6 +7,7 @@
 //! To add a contender: a file beside these, a line in [`all`].
 
 mod foyer;
+mod larder;
 mod moka;
 mod mutex_lru;
 mod quick_cache;
@@ -94,6 +95,10 @@ pub fn all() -> Vec<Box<dyn Kind>> {
         of::<foyer::FoyerS3Fifo>(),
         of::<tinyufo::TinyUfo>(),
         of::<mutex_lru::MutexLru>(),
+        of::<larder::Larder>(),
+        of::<larder::LarderSieve>(),
+        of::<larder::LarderS3Fifo>(),
+        of::<larder::LarderLru>(),
     ]
 }
 

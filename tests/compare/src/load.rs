@@ -52,21 +52,36 @@ impl<T> Supply<T> {
         self.next += 1;
         self.threads.iter().take(threads).map(|sequence| &sequence[start..start + self.slice]).collect()
     }
+
+    /// Each thread's whole sequence, for a load that runs until it is stopped.
+    pub fn everything(&self) -> &[Vec<T>] {
+        &self.threads
+    }
 }
 
 fn zipf(keys: usize) -> Result<Zipf<f64>> {
     Zipf::new(keys as f64, EXPONENT).with_context(|| format!("a Zipf distribution over {keys} keys"))
 }
 
-fn sample(zipf: &Zipf<f64>, random: &mut SmallRng) -> u64 {
+fn sample_rank(zipf: &Zipf<f64>, random: &mut SmallRng) -> u64 {
     // Ranks start at 1 and are whole numbers.
-    key_of_rank(zipf.sample(random) as u64 - 1)
+    zipf.sample(random) as u64 - 1
+}
+
+fn sample(zipf: &Zipf<f64>, random: &mut SmallRng) -> u64 {
+    key_of_rank(sample_rank(zipf, random))
 }
 
 /// Keys to read, Zipf-distributed over `keys` of them.
 pub fn reads(keys: usize, threads: usize, slice: usize, seed: u64) -> Result<Supply<u64>> {
     let zipf = zipf(keys)?;
     Ok(Supply::new(threads, slice, seed, |random| sample(&zipf, random)))
+}
+
+/// Ranks of keys to read, for a harness that keeps an account of each key.
+pub fn ranks(keys: usize, threads: usize, slice: usize, seed: u64) -> Result<Supply<u64>> {
+    let zipf = zipf(keys)?;
+    Ok(Supply::new(threads, slice, seed, |random| sample_rank(&zipf, random)))
 }
 
 /// Three reads for one insertion, in random order, over `keys` keys.

@@ -4,6 +4,7 @@ mod allocator;
 mod bench;
 mod contenders;
 mod load;
+mod native;
 mod parts;
 mod report;
 mod rounds;
@@ -11,11 +12,14 @@ mod rounds;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use contenders::Kind;
+use parts::cold_start::ColdStart;
 use parts::growth::Growth;
 use parts::hit_ratio::HitRatio;
-use parts::memory::{Child, Memory};
+use parts::memory::Memory;
+use parts::swap::Swap;
+use parts::tax::Tax;
 use parts::throughput::{Hits, Mix, Replay};
-use parts::{growth, hit_ratio, latency, memory, throughput};
+use parts::{cold_start, growth, hit_ratio, latency, memory, swap, tax, throughput};
 use report::Section;
 use serde_json::json;
 use std::path::PathBuf;
@@ -50,11 +54,20 @@ enum Part {
     HitRatio(HitRatio),
     /// Time of an operation by the number of entries
     Growth(Growth),
+    /// What being a component costs a policy
+    Tax(Tax),
+    /// Swapping the policy under load: loss, latency, hit ratio
+    Swap(Swap),
+    /// Time to load and open a policy in a fresh process
+    ColdStart(ColdStart),
     /// Every part, at its defaults
     All(All),
     /// Measures one cache in this process, for `memory`
     #[command(hide = true)]
-    MemoryChild(Child),
+    MemoryChild(memory::Child),
+    /// Starts one policy in this process, for `cold-start`
+    #[command(hide = true)]
+    ColdStartChild(cold_start::Child),
 }
 
 #[derive(Args)]
@@ -69,8 +82,10 @@ struct All {
 
 fn main() -> Result<()> {
     let command = Command::parse();
-    if let Part::MemoryChild(child) = &command.part {
-        return memory::child(child);
+    match &command.part {
+        Part::MemoryChild(child) => return memory::child(child),
+        Part::ColdStartChild(child) => return cold_start::child(child),
+        _ => {}
     }
     println!("{}", setup(&contenders::select(&command.only, true)?)?);
     let mut sections = Vec::new();
@@ -99,6 +114,9 @@ impl Part {
             ("memory", None),
             ("hit-ratio", optional("--traces", traces)),
             ("growth", None),
+            ("tax", None),
+            ("swap", None),
+            ("cold-start", None),
         ];
         // By way of the command line, so that every part has the defaults that it has there.
         let parse = |(name, option): (&str, Option<[_; 2]>)| {
@@ -121,7 +139,10 @@ impl Part {
                 let named = if only.is_empty() { &options.contenders } else { only };
                 growth::growth(&contenders::select(named, true)?, options)
             }
-            Self::All(_) | Self::MemoryChild(_) => unreachable!("expanded, or run before"),
+            Self::Tax(options) => tax::tax(&options),
+            Self::Swap(options) => swap::swap(&options),
+            Self::ColdStart(options) => cold_start::cold_start(&options),
+            Self::All(_) | Self::MemoryChild(_) | Self::ColdStartChild(_) => unreachable!("expanded, or run before"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Whether an operation costs the same in a small cache and in a large one. Some growth is the machine's: a table that
 //! fits the processor's caches answers faster than one that does not, so the baseline's growth is shown beside it.
 
-use crate::contenders::{BASELINE, Kind};
+use crate::contenders::Kind;
 use crate::load;
 use crate::report::{Cell, Section, median};
 use anyhow::Result;
@@ -14,7 +14,7 @@ pub struct Growth {
     #[arg(long, value_delimiter = ',', default_value = "10000,100000,1000000,10000000")]
     pub entries: Vec<usize>,
     /// Contenders
-    #[arg(long, value_delimiter = ',', default_value = BASELINE)]
+    #[arg(long, value_delimiter = ',', default_value = "quick_cache,larder")]
     pub contenders: Vec<String>,
     /// Operations of one turn
     #[arg(long, default_value_t = 1_000_000)]
