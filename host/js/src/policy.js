@@ -1,0 +1,189 @@
+/**
+ * A policy module in a JavaScript runtime.
+ *
+ * A module is a WebAssembly component; `jco` makes of it some core modules and a file of JavaScript that lowers and
+ * lifts (`scripts/build.js`). This file is the thin layer above: it takes the module apart from its instances, fills in
+ * the columns that a caller leaves out, and checks the types of those that it gives, which the generated code does not
+ * (it copies `length * 4` bytes of whatever typed array it gets).
+ *
+ * Everything is synchronous and nothing is compiled here: Workers forbid compiling at run time and hand over compiled
+ * modules as imports. Time and randomness are arguments, as in every host.
+ */
+
+/** The expiry of an entry that does not expire. */
+export const NEVER = 0xffff_ffff_ffff_ffffn;
+
+const NO_SLOTS = new Uint32Array(0);
+const NO_TOUCHES = new Uint8Array(0);
+const NO_U64 = new BigUint64Array(0);
+const NO_ENTRIES = Object.freeze({
+  slots: NO_SLOTS,
+  fingerprints: NO_U64,
+  weights: NO_SLOTS,
+  costs: NO_SLOTS,
+  expiries: NO_U64,
+});
+
+/** A call that a policy did not survive. Its instance is gone: the host goes on without it. */
+export class PolicyFault extends Error {
+  constructor(call, cause) {
+    super(`the policy trapped in \`${call}\`: ${cause?.message ?? cause}`, { cause });
+    this.name = 'PolicyFault';
+    this.call = call;
+  }
+}
+
+/** A policy that would not open. */
+export class PolicyRefusal extends Error {
+  constructor({ parameter, message }) {
+    super(parameter ? `parameter \`${parameter}\`: ${message}` : message);
+    this.name = 'PolicyRefusal';
+    this.parameter = parameter;
+  }
+}
+
+/** What was compiled; opens as many policies as there are shards. */
+export class Module {
+  #instantiate;
+  #core;
+
+  /**
+   * @param {Function} instantiate what the generated JavaScript exports
+   * @param {Record<string, WebAssembly.Module>} core its core modules, compiled, by the names that it asks for
+   */
+  constructor(instantiate, core) {
+    this.#instantiate = instantiate;
+    this.#core = core;
+  }
+
+  #instance() {
+    const memories = [];
+    const component = this.#instantiate(
+      (name) => {
+        const module = this.#core[name];
+        if (!module) throw new Error(`the core module \`${name}\` was not given`);
+        return module;
+      },
+      {},
+      (module, imports) => {
+        const instance = new WebAssembly.Instance(module, imports);
+        for (const item of Object.values(instance.exports)) {
+          if (item instanceof WebAssembly.Memory) memories.push(item);
+        }
+        return instance;
+      },
+    );
+    return { component, memories };
+  }
+
+  /** The module's card: name, version, summary, roles, parameters. */
+  describe() {
+    return this.#instance().component.about.describe();
+  }
+
+  /**
+   * Opens a policy with no residents, in an instance of its own: a trap takes no other shard along.
+   *
+   * @param {{ capacity: bigint, expected?: number, seed?: bigint }} limits
+   * @param {{ name: string, value: { tag: string, val: unknown } }[]} parameters
+   */
+  open({ capacity, expected, seed = 0n }, parameters = []) {
+    const { component, memories } = this.#instance();
+    let policy;
+    try {
+      policy = component.eviction.Policy.open({ capacity, expected, seed }, parameters);
+    } catch (error) {
+      // An error of WIT's `result` is thrown as it is; a trap is an `Error`.
+      if (typeof error?.parameter === 'string') throw new PolicyRefusal(error);
+      throw faultOf('open', error);
+    }
+    return new Policy(policy, memories);
+  }
+}
+
+/** One running policy, for one shard. */
+export class Policy {
+  #policy;
+  #memories;
+  #fault = null;
+
+  /** Not for users: see `Module.open`. */
+  constructor(policy, memories) {
+    this.#policy = policy;
+    this.#memories = memories;
+  }
+
+  /** Takes a batch in and answers with the victims. Parts and columns that are left out are empty. */
+  advance({ now, departed = NO_SLOTS, changed, touched = NO_SLOTS, touches = NO_TOUCHES, arrived }) {
+    const batch = {
+      now,
+      departed: typed(departed, Uint32Array, 'departed'),
+      changed: entries(changed, 'changed'),
+      touched: typed(touched, Uint32Array, 'touched'),
+      touches: column(touches, Uint8Array, touched.length, 'touches'),
+      arrived: entries(arrived, 'arrived'),
+    };
+    return this.#call('advance', () => this.#policy.advance(batch));
+  }
+
+  /** The residents, the next victim first, and their uses. */
+  residents() {
+    return this.#call('residents', () => this.#policy.residents());
+  }
+
+  /** Takes over residents from a predecessor; answers with what it does not want. */
+  adopt(residents, uses = NO_SLOTS) {
+    const adopted = entries(residents, 'residents');
+    column(uses, Uint32Array, adopted.slots.length, 'uses');
+    return this.#call('adopt', () => this.#policy.adopt(adopted, uses));
+  }
+
+  /** The bytes of memory that the instance holds. */
+  get memory() {
+    return this.#memories.reduce((bytes, memory) => bytes + memory.buffer.byteLength, 0);
+  }
+
+  #call(name, call) {
+    if (this.#fault) throw this.#fault;
+    try {
+      return call();
+    } catch (error) {
+      throw (this.#fault = faultOf(name, error));
+    }
+  }
+}
+
+function faultOf(call, error) {
+  return new PolicyFault(call, error);
+}
+
+function entries(given, name) {
+  if (!given) return NO_ENTRIES;
+  const { slots, fingerprints, weights = NO_SLOTS, costs = NO_SLOTS, expiries = NO_U64 } = given;
+  typed(slots, Uint32Array, `${name}.slots`);
+  typed(fingerprints, BigUint64Array, `${name}.fingerprints`);
+  if (fingerprints.length !== slots.length) throw mismatch(`${name}.fingerprints`, fingerprints.length, slots.length);
+  return {
+    slots,
+    fingerprints,
+    weights: column(weights, Uint32Array, slots.length, `${name}.weights`),
+    costs: column(costs, Uint32Array, slots.length, `${name}.costs`),
+    expiries: column(expiries, BigUint64Array, slots.length, `${name}.expiries`),
+  };
+}
+
+/** A column is empty, or as long as the slots. */
+function column(given, type, length, name) {
+  typed(given, type, name);
+  if (given.length !== 0 && given.length !== length) throw mismatch(name, given.length, length);
+  return given;
+}
+
+function typed(given, type, name) {
+  if (!(given instanceof type)) throw new TypeError(`\`${name}\` must be a ${type.name}`);
+  return given;
+}
+
+function mismatch(name, length, expected) {
+  return new RangeError(`\`${name}\` has ${length} elements for ${expected} slots`);
+}

@@ -1,0 +1,61 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { PolicyRefusal } from '../src/policy.js';
+import { corpus, load, policies } from './modules.js';
+import { fingerprint, replay } from './replay.js';
+
+for (const name of policies) {
+  test(`${name} decides in Node as recorded`, () => {
+    const module = load(name);
+    assert.equal(module.describe().name, name);
+    const { calls, victims } = replay(module, corpus(name));
+    assert.ok(calls > 1000 && victims > 1000, `only ${calls} calls and ${victims} victims`);
+  });
+}
+
+test('a wrong decision does not pass', () => {
+  assert.throws(() => replay(load('fifo'), corpus('lru')), /line \d+: answered/);
+});
+
+test('fingerprints are those of the corpus', () => {
+  assert.equal(fingerprint(1), 0x910a2dec89025cc1n);
+});
+
+test('what is left out is empty, and what is of another type is refused before it is copied', () => {
+  const policy = load('lru').open({ capacity: 2n, expected: 2 });
+  const arrived = { slots: Uint32Array.of(0, 1), fingerprints: BigUint64Array.of(7n, 8n) };
+  assert.deepEqual([...policy.advance({ now: 0n, arrived })], []);
+  assert.deepEqual([...policy.advance({ now: 1n, touched: Uint32Array.of(0) })], []);
+  assert.deepEqual([...policy.residents().slots], [1, 0]);
+
+  assert.throws(() => policy.advance({ now: 2n, departed: Uint8Array.of(0) }), /`departed` must be a Uint32Array/);
+  assert.throws(() => policy.advance({ now: 2n, touched: [0] }), /`touched` must be a Uint32Array/);
+  const short = { slots: Uint32Array.of(2, 3), fingerprints: BigUint64Array.of(9n) };
+  assert.throws(() => policy.advance({ now: 2n, arrived: short }), /1 elements for 2 slots/);
+  assert.deepEqual([...policy.residents().slots], [1, 0], 'a refused batch changed something');
+});
+
+test('a refusal names its parameter', () => {
+  const open = () => load('lru').open({ capacity: 2n }, [{ name: 'colour', value: { tag: 'text', val: 'red' } }]);
+  assert.throws(open, (error) => error instanceof PolicyRefusal && error.parameter === 'colour');
+});
+
+test('calls leave no memory behind', () => {
+  const policy = load('lru').open({ capacity: 64n, expected: 64 });
+  const run = (from, to) => {
+    for (let i = from; i < to; i += 64) {
+      // The first victims of a full LRU are all the residents: odd and even rounds use other slots.
+      const base = (i / 64) % 2 === 0 ? 0 : 64;
+      const slots = Uint32Array.from({ length: 64 }, (_, j) => base + j);
+      const victims = policy.advance({
+        now: BigInt(i),
+        arrived: { slots, fingerprints: BigUint64Array.from(slots, (slot) => fingerprint(i + slot)) },
+      });
+      assert.equal(victims.length, i === 0 ? 0 : 64);
+    }
+  };
+  run(0, 64 * 100);
+  const before = policy.memory;
+  run(64 * 100, 64 * 20_000);
+  assert.equal(policy.memory, before);
+});
