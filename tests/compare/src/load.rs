@@ -52,11 +52,6 @@ impl<T> Supply<T> {
         self.next += 1;
         self.threads.iter().take(threads).map(|sequence| &sequence[start..start + self.slice]).collect()
     }
-
-    /// Each thread's whole sequence, for a load that runs until it is stopped.
-    pub fn everything(&self) -> &[Vec<T>] {
-        &self.threads
-    }
 }
 
 fn zipf(keys: usize) -> Result<Zipf<f64>> {
@@ -78,10 +73,12 @@ pub fn reads(keys: usize, threads: usize, slice: usize, seed: u64) -> Result<Sup
     Ok(Supply::new(threads, slice, seed, |random| sample(&zipf, random)))
 }
 
-/// Ranks of keys to read, for a harness that keeps an account of each key.
-pub fn ranks(keys: usize, threads: usize, slice: usize, seed: u64) -> Result<Supply<u64>> {
+/// Ranks of keys to read, without end, for a load that runs until it is stopped: a sequence that came round again would
+/// be hit the more often for it.
+pub fn ranks(keys: usize, thread: usize, seed: u64) -> Result<impl Iterator<Item = u64>> {
     let zipf = zipf(keys)?;
-    Ok(Supply::new(threads, slice, seed, |random| sample_rank(&zipf, random)))
+    let mut random = SmallRng::seed_from_u64(splitmix64(seed ^ ((thread as u64) << 32)));
+    Ok(std::iter::repeat_with(move || sample_rank(&zipf, &mut random)))
 }
 
 /// Three reads for one insertion, in random order, over `keys` keys.

@@ -15,7 +15,7 @@ use crate::report::{Cell, Section};
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use hdrhistogram::Histogram;
-use larder::{Cache, Policy, SwapReport};
+use larder::{Cache, Policy, SwapError, SwapReport};
 use quanta::Clock;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -93,10 +93,11 @@ impl Stage {
     }
 
     /// Reads, and fills on a miss, until told to stop.
-    fn work(&self, ranks: &[u64], windows: usize, clock: &Clock) -> Result<Vec<Seen>> {
+    fn work(&self, ranks: impl Iterator<Item = u64>, windows: usize, clock: &Clock) -> Result<Vec<Seen>> {
         let fresh = || Ok(Seen { latency: new_histogram()?, operations: 0, hits: 0, wrong: 0 });
         let mut seen = (0..windows).map(|_| fresh()).collect::<Result<Vec<_>>>()?;
-        for &rank in ranks.iter().cycle() {
+        // Drawing the next key is not timed.
+        for rank in ranks {
             let window = self.window.load(Ordering::Relaxed);
             let start = clock.raw();
             let read = black_box(self.cache.get(&rank));
@@ -118,7 +119,7 @@ impl Stage {
     }
 
     /// Walks through the windows.
-    fn direct(&self, options: &Swap) -> Result<Vec<SwapReport>> {
+    fn direct(&self, options: &Swap) -> Result<Vec<Result<SwapReport, SwapError>>> {
         let between = Duration::from_millis(options.between);
         // Until the hit ratio stands.
         std::thread::sleep(4 * between);
@@ -138,7 +139,7 @@ impl Stage {
             self.window.store(window_of_swap(swap), Ordering::Relaxed);
             let swapped = self.cache.swap_policy(policy);
             self.window.store(window_of_swap(swap) + 1, Ordering::Relaxed);
-            reports.push(swapped?);
+            reports.push(swapped);
             std::thread::sleep(between);
         }
         Ok(reports)
@@ -165,13 +166,13 @@ pub fn swap(options: &Swap) -> Result<Section> {
     let stage = Stage::new(options)?;
     // The hottest last.
     (0..options.entries as u64).rev().for_each(|rank| stage.insert(rank));
-    let supply = load::ranks(options.keys, options.threads, 200_000, options.seed)?;
-    let sequences = supply.everything();
+    let sequences =
+        (0..options.threads).map(|thread| load::ranks(options.keys, thread, options.seed)).collect::<Result<Vec<_>>>()?;
     let clock = Clock::new();
     let windows = window_of_swap(options.swaps);
     let (directed, worked) = std::thread::scope(|scope| {
         let workers: Vec<_> =
-            sequences.iter().map(|ranks| scope.spawn(|| stage.work(ranks, windows, &clock))).collect();
+            sequences.into_iter().map(|ranks| scope.spawn(|| stage.work(ranks, windows, &clock))).collect();
         let directed = stage.direct(options);
         stage.stop.store(true, Ordering::Relaxed);
         let worked: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
@@ -207,7 +208,7 @@ pub fn swap(options: &Swap) -> Result<Section> {
     let notes = format!(
         "{} entries, {} keys, Zipf {}, {} threads that read and fill on a miss while the policy is swapped; {} ms \
          between swaps. **{vanished} entries vanished, {reported_twice} were reported too often, {} reads brought a wrong \
-         value, {} threads panicked, {} faults** in {} operations ({} of them during a swap): insertions and notices of \
+         value, {} threads panicked, {} swaps failed, {} faults** in {} operations ({} of them during a swap): insertions and notices of \
          removal were counted for each key and compared with what is resident. The first two rows are the same load \
          without a swap, and while another thread is merely busy, which takes as much from the processors as a swap \
          does. *Pause*: the longest time for which any lock of the cache was held, as the swap's report has it. \
@@ -219,6 +220,7 @@ pub fn swap(options: &Swap) -> Result<Section> {
         options.between,
         seen.iter().map(|seen| seen.wrong).sum::<usize>(),
         panicked,
+        reports.iter().filter(|report| report.is_err()).count(),
         stats.faults,
         seen.iter().map(|seen| seen.operations).sum::<usize>(),
         during.len(),
@@ -254,14 +256,22 @@ pub fn swap(options: &Swap) -> Result<Section> {
     row("no swap".into(), NONE, &seen[QUIET].latency, [hit_ratio(QUIET), Cell::Missing]);
     row("no swap, another thread busy".into(), NONE, &seen[BUSY].latency, [hit_ratio(BUSY), Cell::Missing]);
     for (swap, report) in reports.iter().enumerate() {
+        let number = |of: fn(&SwapReport) -> f64| match report {
+            Ok(report) => Cell::Number(of(report), 0),
+            Err(_) => Cell::Missing,
+        };
         let told = [
-            Cell::Number(report.adopted as f64, 0),
-            Cell::Number(report.evicted as f64, 0),
-            Cell::Number(report.took.as_secs_f64() * 1000.0, 0),
-            Cell::Number(report.pause.as_secs_f64() * 1e6, 0),
+            number(|report| report.adopted as f64),
+            number(|report| report.evicted as f64),
+            number(|report| report.took.as_secs_f64() * 1000.0),
+            number(|report| report.pause.as_secs_f64() * 1e6),
         ];
         let window = window_of_swap(swap);
-        let name = format!("{} → {}", report.from, report.to);
+        // The old policy goes on after a swap that failed, and so does the run.
+        let name = match report {
+            Ok(report) => format!("{} → {}", report.from, report.to),
+            Err(error) => error.to_string(),
+        };
         row(name, told, &seen[window].latency, [hit_ratio(window - 1), hit_ratio(window + 1)]);
     }
     row("all swaps".into(), NONE, &during, [Cell::Missing, Cell::Missing]);
