@@ -206,13 +206,14 @@ pub fn swap(options: &Swap) -> Result<Section> {
         during.add(&seen[window_of_swap(swap)].latency)?;
     }
     let notes = format!(
-        "{} entries, {} keys, Zipf {}, {} threads that read and fill on a miss while the policy is swapped; {} ms \
-         between swaps. **{vanished} entries vanished, {reported_twice} were reported too often, {} reads brought a wrong \
-         value, {} threads panicked, {} swaps failed, {} faults** in {} operations ({} of them during a swap): insertions and notices of \
-         removal were counted for each key and compared with what is resident. The first two rows are the same load \
-         without a swap, and while another thread is merely busy, which takes as much from the processors as a swap \
-         does. *Pause*: the longest time for which any lock of the cache was held, as the swap's report has it. \
-         *Latency*: of an operation, in microseconds. *Hit ratio*: in the time before and after the swap.",
+        "{} entries, {} keys, Zipf {}, {} threads that read and fill on a miss while the policy is swapped; \
+         {} ms between swaps. **{vanished} entries vanished, {reported_twice} were reported too often, {} \
+         reads brought a wrong value, {} threads panicked, {} swaps failed, {} faults** in {} operations ({} \
+         of them during a swap): insertions and notices of removal were counted for each key and compared \
+         with what is resident. The first two rows are the same load without a swap, and while another thread \
+         is merely busy, which takes as much from the processors as a swap does. *Pause*: the longest time \
+         for which any lock of the cache was held, as the swap's report has it. *Latency*: of an operation, \
+         in microseconds. *Hit ratio*: in the time before and after the swap.",
         options.entries,
         options.keys,
         load::EXPONENT,
