@@ -166,8 +166,9 @@ pub fn swap(options: &Swap) -> Result<Section> {
     let stage = Stage::new(options)?;
     // The hottest last.
     (0..options.entries as u64).rev().for_each(|rank| stage.insert(rank));
-    let sequences =
-        (0..options.threads).map(|thread| load::ranks(options.keys, thread, options.seed)).collect::<Result<Vec<_>>>()?;
+    let sequences = (0..options.threads)
+        .map(|thread| load::ranks(options.keys, thread, options.seed))
+        .collect::<Result<Vec<_>>>()?;
     let clock = Clock::new();
     let windows = window_of_swap(options.swaps);
     let (directed, worked) = std::thread::scope(|scope| {
