@@ -1,5 +1,5 @@
 //! Embeds the guest SDK, as text, for `larder policy new`: an author needs no checkout of Larder and no registry that has
-//! `larder-guest`. Nothing of it is compiled into the command.
+//! `larder-guest`.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

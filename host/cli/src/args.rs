@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::capacity::Capacity;
+use crate::replay::Position;
 use crate::synthetic::Synthetic;
 use crate::{opt, output, trace};
 
@@ -16,7 +17,8 @@ Exit codes:
   1  the operation failed, or `policy check` found violations
   2  the command line is wrong
   3  a trace cannot be read, is truncated or malformed
-  4  a policy is unknown, or its file is no module that can be used";
+  4  a policy is unknown, its parameters are wrong, or its file is no module that can be used
+  5  `replay` ran to its end and printed its results, but had to stop a policy (a trap, a deadline, memory)";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,6 +31,8 @@ Examples:
 
 /// Exit codes, as the help lists them.
 pub mod exit {
+    /// Done.
+    pub const SUCCESS: u8 = 0;
     /// The operation failed, or a check found violations.
     pub const FAILURE: u8 = 1;
     /// The command line is wrong.
@@ -37,6 +41,8 @@ pub mod exit {
     pub const TRACE: u8 = 3;
     /// A policy cannot be used.
     pub const POLICY: u8 = 4;
+    /// A policy was stopped during a replay.
+    pub const STOPPED: u8 = 5;
 }
 
 /// Caching policies as WebAssembly components: compare them on traces, and write, inspect and check your own.
@@ -80,7 +86,8 @@ pub enum Policy {
     },
     /// Show what a module says of itself, what it exports and imports, its size and SHA-256
     Inspect {
-        /// A component (.wasm), or the name of a built-in
+        /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-percent=5
+        #[arg(value_name = "FILE|NAME")]
         file: String,
         /// How to print
         #[arg(long, value_enum, default_value_t = ListFormat::Table)]
@@ -92,7 +99,8 @@ Examples:
   larder policy check target/wasm32-wasip2/release/my_policy.wasm
   larder policy check my_policy.wasm --histories 100000 --seed 7     # look harder, elsewhere")]
     Check {
-        /// A component (.wasm), or the name of a built-in
+        /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-percent=5
+        #[arg(value_name = "FILE|NAME")]
         file: String,
         /// How many random histories to try
         #[arg(long, default_value_t = 1000)]
@@ -135,8 +143,8 @@ Examples:
     larder replay web.oracleGeneral.zst --policy lru,s3-fifo,adaptive --capacity 0.1%,1%,10% --opt --plot web.svg
   A policy of your own, as a simulator would run it, for a script:
     larder replay OLTP.lis --policy ./my_policy.wasm --capacity 1000 --exact --format json
-  Swap at the millionth request:
-    larder replay big.u64.zst --policy lru --capacity 5% --swap 1000000=sieve
+  Swap halfway, and see what a third policy would have won:
+    larder replay big.u64.zst --policy lru --capacity 5% --swap 50%=sieve --shadow arc
   Keys from a pipe:
     cut -f3 access.log | larder replay - --policy adaptive --capacity 64k
 
@@ -162,7 +170,8 @@ pub struct Replay {
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub trace_columns: Option<Vec<String>>,
 
-    /// Policies: names of built-ins (see `larder policy list`) or paths of modules
+    /// Policies: names of built-ins (see `larder policy list`) or paths of modules; parameters after colons, such as
+    /// s3-fifo:small-percent=5
     #[arg(short, long, value_name = "P", value_delimiter = ',', required = true)]
     pub policy: Vec<String>,
     /// Capacities in entries (1000, 10k), or shares of the trace's unique keys (0.1%, 10%)
@@ -172,7 +181,8 @@ pub struct Replay {
     #[arg(long, value_name = "N|N%", value_delimiter = ',', conflicts_with_all = ["capacity", "opt"])]
     pub capacity_bytes: Vec<Capacity>,
 
-    /// Threads that ask; each takes the next block of requests of the trace
+    /// Threads that ask; each takes the next 256 requests of the trace as soon as it is free. Only one thread gives the
+    /// same figures each time
     #[arg(short, long, value_name = "N", default_value = "1")]
     pub threads: NonZeroUsize,
     /// Shards of the cache [default: the library's, by capacity]
@@ -182,7 +192,7 @@ pub struct Replay {
     #[arg(long, conflicts_with = "shards")]
     pub exact: bool,
 
-    /// Swap the policy for P before request AT (from 0); may be given several times
+    /// Swap the policy for P before request AT (a number from 0, or a share such as 50%); may be given several times
     #[arg(long, value_name = "AT=P")]
     pub swap: Vec<Swap>,
     /// Run P beside the policy on a sample of the keys, and say what it would have won
@@ -202,10 +212,10 @@ pub struct Replay {
 }
 
 /// A swap of policies during a replay.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Swap {
-    /// Before which request, from 0.
-    pub at: u64,
+    /// Before which request.
+    pub at: Position,
     /// For which policy.
     pub policy: String,
 }
@@ -215,10 +225,17 @@ impl FromStr for Swap {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let swap = text.split_once('=').and_then(|(at, policy)| {
-            let at = at.replace('_', "").parse().ok()?;
+            let at = match at.strip_suffix('%') {
+                Some(percent) => {
+                    Position::Share(percent.parse().ok().filter(|p| (0.0..100.0).contains(p)).map(|p: f64| p / 100.0)?)
+                }
+                None => Position::Request(at.replace('_', "").parse().ok()?),
+            };
             (!policy.is_empty()).then(|| Swap { at, policy: policy.into() })
         });
-        swap.ok_or_else(|| "give the number of a request and a policy, such as 1000000=sieve".into())
+        swap.ok_or_else(|| {
+            "give the number of a request (or a share below 100%) and a policy, such as 50%=sieve".into()
+        })
     }
 }
 
@@ -244,12 +261,13 @@ mod tests {
     fn the_whole_of_replay() {
         let all = replay(
             "a.u64 b.lis --synthetic zipf:1:10:10:1 --policy lru,./x.wasm --capacity 1%,10 --threads 2 --shards 4 \
-             --swap 5=sieve --swap 1_000=lru --shadow arc --opt --format json --plot p.svg --trace-columns time,id",
+             --swap 5=sieve --swap 1_000=lru --swap 12.5%=./x.wasm:a=1 --shadow arc --opt --format json --plot p.svg --trace-columns time,id",
         )
         .unwrap();
         assert_eq!((all.traces.len(), all.synthetic.len(), all.capacity.len()), (2, 1, 2));
         assert_eq!(all.policy, ["lru", "./x.wasm"]);
-        assert_eq!(all.swap[1], Swap { at: 1000, policy: "lru".into() });
+        assert_eq!(all.swap[1], Swap { at: Position::Request(1000), policy: "lru".into() });
+        assert_eq!(all.swap[2], Swap { at: Position::Share(0.125), policy: "./x.wasm:a=1".into() });
         assert_eq!(all.opt, Some(opt::Rule::Bypass));
         assert_eq!(replay("a --policy lru --capacity 1 --opt=demand").unwrap().opt, Some(opt::Rule::Demand));
         // `--opt` takes no word that follows: that is a trace.
@@ -268,6 +286,8 @@ mod tests {
             "a --policy lru --capacity 1 --exact --shards 2",
             "a --policy lru --capacity 1 --threads 0",
             "a --policy lru --capacity 1 --swap sieve",
+            "a --policy lru --capacity 1 --swap 100%=sieve",
+            "a --policy lru --capacity 1 --swap nan%=sieve",
             "--synthetic zipf:1:1 --policy lru --capacity 1",
         ] {
             assert_eq!(replay(words).expect_err(words).exit_code(), i32::from(exit::USAGE), "{words}");

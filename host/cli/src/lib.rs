@@ -5,9 +5,11 @@
 
 pub mod args;
 pub mod capacity;
+pub mod modules;
 pub mod opt;
 pub mod output;
 pub mod plot;
+pub mod replay;
 pub mod scaffold;
 pub mod synthetic;
 pub mod trace;

@@ -1,47 +1,83 @@
 //! The `larder` command.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
-use larder_cli::args::{Cli, Command, Policy, exit};
+use indicatif::ProgressBar;
+use larder::PolicyError;
+use larder_cli::args::{Cli, Command, ListFormat, Policy, Replay, exit};
+use larder_cli::modules::{self, Card};
+use larder_cli::output;
+use larder_cli::plot;
+use larder_cli::replay::{self, Named, Outcome, Plan, ReplayError, Source, Unit};
 use larder_cli::scaffold::{self, ScaffoldError};
-use larder_cli::trace::TraceError;
+use larder_cli::trace;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         // Who reads our output has read enough, as `head` does.
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", told(&error));
             ExitCode::from(code(&error))
         }
     }
 }
 
+/// The error and what caused it, each once: some messages quote their cause in the middle, before the next step.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        _ if told.contains(&cause) => told,
+        _ => told + ": " + &cause,
+    })
+}
+
 /// The exit code that the help promises for an error.
 fn code(error: &anyhow::Error) -> u8 {
-    match () {
-        () if error.is::<TraceError>() => exit::TRACE,
-        () if matches!(error.downcast_ref(), Some(ScaffoldError::Name(_) | ScaffoldError::NotTheSdk(_))) => exit::USAGE,
-        () => exit::FAILURE,
+    if error.is::<PolicyError>() {
+        return exit::POLICY;
+    }
+    match error.downcast_ref() {
+        Some(ScaffoldError::Name(_) | ScaffoldError::NotTheSdk(_)) => return exit::USAGE,
+        Some(_) => return exit::FAILURE,
+        None => {}
+    }
+    match error.downcast_ref() {
+        Some(ReplayError::Trace(_)) => exit::TRACE,
+        Some(ReplayError::Policy(_) | ReplayError::Swap(_) | ReplayError::Shadow(_)) => exit::POLICY,
+        Some(ReplayError::Shape(_) | ReplayError::NeverReached { .. } | ReplayError::TooLong(_)) => exit::USAGE,
+        Some(ReplayError::Changed(_)) | None => exit::FAILURE,
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Completions { shell } => {
-            // Into memory first: the generator panics where it cannot write.
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "larder", &mut script);
-            Ok(io::stdout().write_all(&script)?)
+        Command::Replay(args) => replay_traces(*args),
+        Command::Policy(Policy::List { format }) => {
+            let cards = modules::builtins()?;
+            match format {
+                ListFormat::Table => modules::list(&cards, &mut io::stdout())?,
+                ListFormat::Json => json(&cards)?,
+            }
+            Ok(exit::SUCCESS)
         }
+        Command::Policy(Policy::Inspect { file, format }) => {
+            let card = Card::of(&named(&file)?.policy.load()?);
+            match format {
+                ListFormat::Table => card.write(&mut io::stdout())?,
+                ListFormat::Json => json(&card)?,
+            }
+            Ok(exit::SUCCESS)
+        }
+        Command::Policy(Policy::Check { file, histories, seed }) => check(&file, histories, seed),
         Command::Policy(Policy::New { name, path, sdk }) => {
             let path = path.unwrap_or_else(|| PathBuf::from(&name));
             scaffold::write(&name, &path, sdk.as_deref())?;
@@ -52,8 +88,129 @@ fn run(command: Command) -> anyhow::Result<()> {
                 "wrote {shown}: the policy is {shown}/src/lib.rs\n\nnext:\n  cd {shown}\n  cargo test\n  \
                  cargo build --release --target wasm32-wasip2\n  larder policy check {module}"
             )
-            .context("cannot print")
+            .context("cannot print")?;
+            Ok(exit::SUCCESS)
         }
-        other => anyhow::bail!("not in this build yet: {other:?}"),
+        Command::Completions { shell } => {
+            // Into memory first: the generator panics where it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "larder", &mut script);
+            io::stdout().write_all(&script)?;
+            Ok(exit::SUCCESS)
+        }
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    // Into memory first: an error of writing stays one of writing.
+    out.write_all(&serde_json::to_vec_pretty(value)?)?;
+    Ok(writeln!(out)?)
+}
+
+fn named(text: &str) -> Result<Named, PolicyError> {
+    Ok(Named { text: text.into(), policy: text.parse()? })
+}
+
+fn replay_traces(args: Replay) -> anyhow::Result<u8> {
+    let options = trace::Options { format: args.trace_format, columns: args.trace_columns };
+    let files = args.traces.into_iter().map(|path| Source::File(path, options.clone()));
+    let (unit, capacities) = match args.capacity_bytes.is_empty() {
+        true => (Unit::Entries, args.capacity),
+        false => (Unit::Bytes, args.capacity_bytes),
+    };
+    let plan = Plan {
+        sources: files.chain(args.synthetic.into_iter().map(Source::Synthetic)).collect(),
+        policies: args.policy.iter().map(|text| named(text)).collect::<Result<_, _>>()?,
+        capacities,
+        unit,
+        threads: args.threads,
+        shards: args.shards,
+        exact: args.exact,
+        swaps: args
+            .swap
+            .into_iter()
+            .map(|swap| Ok((swap.at, named(&swap.policy)?)))
+            .collect::<Result<_, PolicyError>>()?,
+        shadow: args.shadow.as_deref().map(named).transpose()?,
+        opt: args.opt,
+    };
+    let outcomes = replay::replay(&plan, io::stderr().is_terminal())?;
+    let runs: Vec<_> = outcomes.iter().map(|outcome| outcome.run.clone()).collect();
+    output::write(&runs, args.format, &mut io::stdout().lock())?;
+    outcomes.iter().for_each(remark);
+    if let Some(path) = args.plot {
+        let unit = if plan.unit == Unit::Bytes { "bytes" } else { "entries" };
+        std::fs::write(&path, plot::svg(&runs, unit))
+            .with_context(|| format!("cannot write the plot to {}; choose another --plot", path.display()))?;
+    }
+    match outcomes.iter().any(|outcome| outcome.traps > 0) {
+        true => Ok(exit::STOPPED),
+        false => Ok(exit::SUCCESS),
+    }
+}
+
+/// What there is to say of a run beside its figures, on standard error.
+fn remark(outcome: &Outcome) {
+    let run = &outcome.run;
+    let which = format!("{} at {}, {}", run.trace, output::grouped(run.capacity), run.policy);
+    let percent = |ratio: Option<f64>| ratio.map_or("none".into(), |ratio| format!("{:.2} %", 100.0 * ratio));
+    for (at, swap) in &outcome.swaps {
+        eprintln!(
+            "{which}: swapped {} for {} at request {}: {} entries adopted, {} evicted, pause {:.0?}, took {:.0?}, \
+             hit ratio {} before, {} after",
+            swap.from,
+            swap.to,
+            output::grouped(*at),
+            output::grouped(swap.adopted),
+            output::grouped(swap.evicted),
+            swap.pause,
+            swap.took,
+            percent(swap.hit_ratio_before),
+            percent(swap.hit_ratio_after),
+        );
+    }
+    if let Some(shadow) = &outcome.shadow {
+        eprintln!(
+            "{which}: {} would have had {} where the cache had {}, on {} of the keys ({} requests){}",
+            shadow.policy,
+            percent(Some(shadow.shadow_hit_ratio())),
+            percent(Some(shadow.hit_ratio())),
+            percent(Some(shadow.sample)),
+            output::grouped(shadow.reads),
+            shadow.fault.as_ref().map(|fault| format!("; it was ended: {fault}")).unwrap_or_default(),
+        );
+    }
+    if run.faults > 0 {
+        let (faults, traps) = (output::grouped(run.faults), outcome.traps);
+        let ending = if traps > 0 { "; the cache went on without it" } else { "" };
+        eprintln!("{which}: {faults} faults, {traps} of them fatal{ending}");
+        outcome.faults.iter().take(3).for_each(|fault| eprintln!("  {fault}"));
+        eprintln!("  `larder policy check {}` finds out what it does wrong", run.policy);
+    }
+}
+
+fn check(file: &str, histories: u64, seed: u64) -> anyhow::Result<u8> {
+    let module = named(file)?.policy.load()?;
+    let (name, version) = (module.name(), &module.description().version);
+    let bar = if io::stderr().is_terminal() { ProgressBar::new(histories) } else { ProgressBar::hidden() };
+    let verdict = modules::check(&module, seed..seed.saturating_add(histories), &bar);
+    bar.finish_and_clear();
+    let mut out = io::stdout();
+    match verdict {
+        Ok(report) => {
+            let [histories, events, victims] = [report.histories, report.events, report.victims].map(output::grouped);
+            writeln!(
+                out,
+                "{name} {version} keeps the contract: {histories} random histories of {events} events in all, {victims} \
+                 victims, nothing wrong"
+            )?;
+            Ok(exit::SUCCESS)
+        }
+        Err(violation) => {
+            writeln!(out, "{name} {version} breaks the contract\n{violation}")?;
+            writeln!(out, "again: larder policy check {file} --seed {} --histories 1", violation.seed)?;
+            Ok(exit::FAILURE)
+        }
     }
 }

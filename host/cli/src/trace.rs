@@ -218,6 +218,8 @@ impl<'a> Reader<'a> {
     fn new(name: &str, source: Box<dyn Read + Send + 'a>, options: &Options) -> Result<Self, Problem> {
         let mut input = Input::new(source)?;
         let head = input.peek(HEAD)?;
+        // However much the source gave at once.
+        let head = &head[..head.len().min(HEAD)];
         let format = match options.format {
             Some(format) => format,
             None => recognise(name, head)?,

@@ -172,10 +172,10 @@ impl Control {
     /// An entry came in.
     #[inline]
     pub(crate) fn kept(&self, hash: u64, weight: u32) {
-        if self.shadowing.load(Ordering::Relaxed) {
-            if let Some(shadow) = &mut *self.shadow.lock() {
-                shadow.arrive(hash, weight);
-            }
+        if self.shadowing.load(Ordering::Relaxed)
+            && let Some(shadow) = &mut *self.shadow.lock()
+        {
+            shadow.arrive(hash, weight);
         }
     }
 }

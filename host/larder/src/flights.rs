@@ -123,7 +123,6 @@ pub(crate) enum Boarding<K: std::hash::Hash + Eq, V> {
 pub(crate) struct Ticket<K: std::hash::Hash + Eq, V> {
     board: Arc<Board<K, V>>,
     pub(crate) flight: Arc<Flight<V>>,
-    key: K,
     part: usize,
     number: Option<u64>,
     /// Whether the load is this passenger's own.
@@ -153,16 +152,13 @@ impl<K: std::hash::Hash + Eq, V> Board<K, V> {
         key: K,
         present: impl FnOnce() -> Option<T>,
         load: impl FnOnce() -> Option<Load<V>>,
-    ) -> Result<T, Boarding<K, V>>
-    where
-        K: Clone,
-    {
+    ) -> Result<T, Boarding<K, V>> {
         let part = Self::part(hash);
         let mut flights = self.parts[part].lock();
         if let Some(flight) = flights.get(&key) {
             flight.passengers.fetch_add(1, Ordering::SeqCst);
             let flight = flight.clone();
-            return Err(Boarding::Join(Ticket { board: self.clone(), flight, key, part, number: None, leads: false }));
+            return Err(Boarding::Join(Ticket { board: self.clone(), flight, part, number: None, leads: false }));
         }
         // Counted before the look: see the module's documentation.
         self.active.fetch_add(1, Ordering::SeqCst);
@@ -171,9 +167,9 @@ impl<K: std::hash::Hash + Eq, V> Board<K, V> {
             return Ok(found);
         }
         let flight = Arc::new(Flight::new(load()));
-        flights.insert(key.clone(), flight.clone());
+        flights.insert(key, flight.clone());
         std::mem::forget(uncount);
-        Err(Boarding::Lead(Ticket { board: self.clone(), flight, key, part, number: None, leads: true }))
+        Err(Boarding::Lead(Ticket { board: self.clone(), flight, part, number: None, leads: true }))
     }
 
     /// Takes the flight of a key off the board, if there is one, so that what it brings is not kept. No other begins, nor
@@ -234,10 +230,8 @@ impl<K: std::hash::Hash + Eq, V> Ticket<K, V> {
 
     /// Takes this flight off the board if it is still there. It counts as active until the answer is dropped.
     fn take_off(&self, flights: &mut MutexGuard<'_, Part<K, V>>) -> Option<Off<'_, K>> {
-        if !flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
-            return None;
-        }
-        let (key, _) = flights.remove_entry(&self.key)?;
+        // Not by the key: its comparison is the user's and may panic, and this runs in destructors. There are few.
+        let (key, _) = flights.extract_if(|_, flight| Arc::ptr_eq(flight, &self.flight)).next()?;
         Some(Off { _key: key, _uncount: Uncount(&self.board.active) })
     }
 

@@ -414,11 +414,6 @@ impl<K, V> Table<K, V> {
         self.live_until[segment].get_or_init(make)[offset].store(at, Ordering::Relaxed);
     }
 
-    /// Whether a slot number is below what cells exist for. (Touches arrive through buffers that are not trusted.)
-    pub(crate) fn has_cell(&self, slot: Slot) -> bool {
-        self.cells.get(Self::cell_place(slot).0).is_some_and(|segment| segment.get().is_some())
-    }
-
     #[inline]
     fn share(&self, location: u32) -> (RwLockReadGuard<'_, ()>, &Lanes) {
         // The locked instruction below holds up every access after it, but not a prefetch before it: the bucket is

@@ -34,11 +34,8 @@ fn stress(load: Load) {
     let mut ledgers: Vec<Ledger> = Vec::new();
     let (policy, ledger) = audited(Policy::builtin("s3-fifo").unwrap());
     ledgers.push(ledger);
-    let mut builder = Cache::builder()
-        .max_capacity(load.capacity)
-        .policy(policy)
-        .shards(load.shards)
-        .eviction_listener({
+    let mut builder =
+        Cache::builder().max_capacity(load.capacity).policy(policy).shards(load.shards).eviction_listener({
             let left = left.clone();
             move |key: u64, counted: Counted, _: RemovalCause| {
                 assert_eq!(key, counted.value >> 32);
@@ -103,7 +100,7 @@ fn stress(load: Load) {
                                 });
                                 assert_eq!(found.value >> 32, key);
                                 // What is fenced is never put in, so these are counted where they leave.
-                                drop(loaded);
+                                let _ = loaded;
                             }
                             96 => cache.run_pending_tasks(),
                             97 if random.below(100) == 0 => {

@@ -207,7 +207,8 @@ impl Run {
     fn listen(&mut self) {
         let heard = std::mem::take(&mut *self.heard.lock().unwrap());
         for (key, value, cause) in heard {
-            let written = self.present.remove(&value.id).unwrap_or_else(|| panic!("{value:?} left twice, or never came"));
+            let written =
+                self.present.remove(&value.id).unwrap_or_else(|| panic!("{value:?} left twice, or never came"));
             assert_eq!((written.key, &written.value), (key, &value));
             match self.expected.remove(&value.id) {
                 Some(right) => assert!(
@@ -216,7 +217,9 @@ impl Run {
                     "{written:?} left as {cause:?}, not as {right:?}"
                 ),
                 None => match cause {
-                    RemovalCause::Expired => assert!(self.expired(&written), "{written:?} had not expired at {}", self.now),
+                    RemovalCause::Expired => {
+                        assert!(self.expired(&written), "{written:?} had not expired at {}", self.now)
+                    }
                     RemovalCause::Size => {}
                     cause => panic!("{written:?} left as {cause:?}; nobody asked for it"),
                 },
@@ -427,9 +430,11 @@ const EXPIRIES: [Expires; 5] = [Expires::Never, Expires::Ttl, Expires::Tti, Expi
 fn configurations(policy: &'static str, capacity: u64) -> impl Iterator<Item = Config> {
     let product = EXPIRIES.into_iter().flat_map(|expires| [false, true].map(|weighted| (expires, weighted)));
     let product = product.flat_map(|(expires, weighted)| [1, 2].map(|shards| (expires, weighted, shards)));
-    product.flat_map(move |(expires, weighted, shards)| {
-        [None, Some(1)].map(|batch| Config { policy, capacity, weighted, expires, shards, batch })
-    }).filter(|config| config.shards as u64 <= config.capacity)
+    product
+        .flat_map(move |(expires, weighted, shards)| {
+            [None, Some(1)].map(|batch| Config { policy, capacity, weighted, expires, shards, batch })
+        })
+        .filter(|config| config.shards as u64 <= config.capacity)
 }
 
 fn all(policy: &'static str) {

@@ -161,11 +161,11 @@ impl Instance {
     fn call<T>(
         &mut self,
         name: &'static str,
-        events: usize,
+        deadline: impl FnOnce(&Bounds) -> Duration,
         call: impl FnOnce(&mut Store<State>, eviction::GuestPolicy<'_>, ResourceAny) -> wasmtime::Result<T>,
     ) -> Result<T, Fault> {
         let running = self.state.as_mut().map_err(|fault| fault.clone())?;
-        let deadline = running.bounds.deadline(events);
+        let deadline = deadline(&running.bounds);
         let policy = self.policy;
         let answer =
             running.call(name, deadline, |store, world| call(store, world.larder_policy_eviction().policy(), policy));
@@ -196,33 +196,43 @@ impl Eviction for Instance {
     fn advance(&mut self, batch: &Batch, victims: &mut Vec<Slot>) -> Result<(), Fault> {
         self.expect(&batch.arrived.slots);
         let events = batch.departed.len() + batch.changed.slots.len() + batch.touched.len() + batch.arrived.slots.len();
-        let named = self.call("advance", events, |store, guest, policy| {
-            store.data_mut().wasi.now = batch.now;
-            let batch = eviction::Batch {
-                now: batch.now,
-                departed: &batch.departed,
-                changed: borrow(&batch.changed),
-                touched: &batch.touched,
-                touches: &batch.touches,
-                arrived: borrow(&batch.arrived),
-            };
-            guest.call_advance(store, policy, batch)
-        })?;
+        let named = self.call(
+            "advance",
+            |bounds| bounds.deadline(events),
+            |store, guest, policy| {
+                store.data_mut().wasi.now = batch.now;
+                let batch = eviction::Batch {
+                    now: batch.now,
+                    departed: &batch.departed,
+                    changed: borrow(&batch.changed),
+                    touched: &batch.touched,
+                    touches: &batch.touches,
+                    arrived: borrow(&batch.arrived),
+                };
+                guest.call_advance(store, policy, batch)
+            },
+        )?;
         victims.extend_from_slice(&named);
         Ok(())
     }
 
     fn residents(&mut self) -> Result<Ranking, Fault> {
         let entries = self.state.as_ref().map_or(0, |running| running.store.data().entries());
-        let ranking = self.call("residents", entries, |store, guest, policy| guest.call_residents(store, policy))?;
+        let ranking = self.call(
+            "residents",
+            |bounds| bounds.start_deadline(entries),
+            |store, guest, policy| guest.call_residents(store, policy),
+        )?;
         Ok(Ranking { slots: ranking.slots, uses: ranking.uses })
     }
 
     fn adopt(&mut self, residents: &Entries, uses: &[u32], victims: &mut Vec<Slot>) -> Result<(), Fault> {
         self.expect(&residents.slots);
-        let refused = self.call("adopt", residents.slots.len(), |store, guest, policy| {
-            guest.call_adopt(store, policy, borrow(residents), uses)
-        })?;
+        let refused = self.call(
+            "adopt",
+            |bounds| bounds.start_deadline(residents.slots.len()),
+            |store, guest, policy| guest.call_adopt(store, policy, borrow(residents), uses),
+        )?;
         victims.extend_from_slice(&refused);
         Ok(())
     }

@@ -25,7 +25,8 @@ impl Bounds {
     const BYTES_PER_ENTRY: usize = 256;
     /// What an event may take on top of the deadline: an interpreted language needs a microsecond or two.
     const PER_EVENT: Duration = Duration::from_micros(4);
-    /// To start a module, and to open a policy, takes longer than a batch: a runtime sets itself up, tables are filled.
+    /// To start a module, to open a policy, and to hand residents over takes longer than a batch: a runtime sets itself
+    /// up, tables are filled, and grow under the hands of one call for all that come after it.
     const START: u32 = 10;
     /// Tables hold functions for indirect calls. A JavaScript engine has some 10,000.
     const TABLE_ELEMENTS: usize = 200_000;
@@ -35,7 +36,7 @@ impl Bounds {
         self.deadline + Self::PER_EVENT * u32::try_from(events).unwrap_or(u32::MAX)
     }
 
-    /// The deadline of starting an instance for so many entries.
+    /// The deadline of starting an instance for so many entries, or of handing so many over.
     pub(super) fn start_deadline(&self, entries: usize) -> Duration {
         self.deadline * Self::START + Self::PER_EVENT * u32::try_from(entries).unwrap_or(u32::MAX)
     }

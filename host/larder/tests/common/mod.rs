@@ -136,9 +136,10 @@ pub fn assert_clean(ledger: &Ledger) {
 /// Residents and their weight, of the instances that were opened last.
 pub fn residents(ledger: &Ledger, instances: usize) -> (u64, u64) {
     let ledger = ledger.lock().unwrap();
-    ledger[ledger.len() - instances..].iter().map(|books| books.lock().unwrap()).fold((0, 0), |sum, books| {
-        (sum.0 + books.residents.len() as u64, sum.1 + books.weight())
-    })
+    ledger[ledger.len() - instances..]
+        .iter()
+        .map(|books| books.lock().unwrap())
+        .fold((0, 0), |sum, books| (sum.0 + books.residents.len() as u64, sum.1 + books.weight()))
 }
 
 struct Auditor {

@@ -1,0 +1,202 @@
+//! `larder policy list`, `inspect` and `check`: modules, by whomever.
+//!
+//! `check` is the conformance suite of the guest SDK, the one that an author runs natively with `cargo test`, over the
+//! built component in the engine that a cache would run it in. What it cannot see natively shows here: a trap instead
+//! of a panic, a deadline, memory that runs out, an answer that does not fit the contract's types.
+
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::rc::Rc;
+
+use indicatif::ProgressBar;
+use larder::eviction::{self as host, Fault};
+use larder::{Description, Module, ParameterSpec, Policy, PolicyError};
+use larder_guest::testkit::{Report, Subject, Suite, Violation};
+use larder_guest::{Batch, Entries, Limits, Slot};
+use serde::Serialize;
+
+/// The package and world that this host speaks.
+const WORLD: &str = "larder:policy/eviction-module@0.1.0";
+
+/// Runs for finding a short counterexample: as many as the suite takes, or few where each waits for a deadline.
+const SHRINKING_RUNS: usize = 5000;
+const SHRINKING_RUNS_OF_A_LOOP: usize = 40;
+
+/// What there is to know of a module. The names are those of the JSON objects.
+#[derive(Clone, Debug, Serialize)]
+pub struct Card {
+    /// What it says of itself.
+    #[serde(flatten)]
+    pub description: Description,
+    /// The world that it was checked against.
+    pub world: &'static str,
+    /// What it imports.
+    pub imports: Vec<String>,
+    /// The size of its file in bytes.
+    pub size: Option<usize>,
+    /// The SHA-256 of its file.
+    pub sha256: Option<String>,
+}
+
+impl Card {
+    /// Of a module that was loaded.
+    pub fn of(module: &Module) -> Self {
+        Card {
+            description: module.description().clone(),
+            world: WORLD,
+            imports: module.imports(),
+            size: module.size(),
+            sha256: module.sha256().map(Into::into),
+        }
+    }
+
+    /// Prints it for people.
+    ///
+    /// # Errors
+    /// Where `out` cannot be written.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let Description { name, version, summary, roles, .. } = &self.description;
+        writeln!(out, "{name} {version}: {summary}")?;
+        // As JSON spells them.
+        let roles: Vec<_> = roles.iter().filter_map(|role| serde_json::to_value(role).ok()).collect();
+        let roles: Vec<_> = roles.iter().filter_map(|role| role.as_str()).collect();
+        writeln!(out, "  roles    {}", roles.join(", "))?;
+        writeln!(out, "  world    {}", self.world)?;
+        let imports = if self.imports.is_empty() { "nothing".into() } else { self.imports.join(", ") };
+        writeln!(out, "  imports  {imports}")?;
+        if let Some(size) = self.size {
+            writeln!(out, "  size     {} bytes", crate::output::grouped(size as u64))?;
+        }
+        if let Some(sha256) = &self.sha256 {
+            writeln!(out, "  sha256   {sha256}")?;
+        }
+        parameters(&self.description.parameters, out)
+    }
+}
+
+fn parameters(specs: &[ParameterSpec], out: &mut impl Write) -> io::Result<()> {
+    specs.iter().try_for_each(|spec| {
+        let bounds = match (spec.minimum, spec.maximum) {
+            (Some(least), Some(most)) => format!(", {least} to {most}"),
+            (Some(least), None) => format!(", at least {least}"),
+            (None, Some(most)) => format!(", at most {most}"),
+            (None, None) => String::new(),
+        };
+        writeln!(out, "  :{}={}{bounds}\n      {}", spec.name, spec.default, spec.doc)
+    })
+}
+
+/// The cards of all built-ins.
+///
+/// # Errors
+/// Where no module can run on this machine.
+pub fn builtins() -> Result<Vec<Card>, PolicyError> {
+    Policy::builtins().map(|name| Ok(Card::of(&Policy::builtin(name)?.load()?))).collect()
+}
+
+/// Prints the list of the built-ins for people.
+///
+/// # Errors
+/// Where `out` cannot be written.
+pub fn list(cards: &[Card], out: &mut impl Write) -> io::Result<()> {
+    let width = cards.iter().map(|card| card.description.name.len()).max().unwrap_or(0);
+    for card in cards {
+        let Description { name, summary, parameters: specs, .. } = &card.description;
+        let default = if name == Policy::DEFAULT { " (the default)" } else { "" };
+        writeln!(out, "{name:<width$}  {summary}{default}")?;
+        parameters(specs, out)?;
+    }
+    Ok(())
+}
+
+/// Runs a module through the histories of `seeds`.
+///
+/// # Errors
+/// The first violation, with the shortest history found that shows it.
+pub fn check(module: &Module, seeds: std::ops::Range<u64>, progress: &ProgressBar) -> Result<Report, Box<Violation>> {
+    progress.set_length(seeds.end - seeds.start);
+    let mut total = Report::default();
+    let slow = Rc::new(Cell::new(false));
+    for seed in seeds {
+        let suite = Suite { shrinking_runs: 0, ..Suite::only(seed) };
+        let report = match suite.run(|limits| Running::open(module, limits, &slow)) {
+            Ok(report) => report,
+            Err(found) => {
+                progress.set_message("looking for a shorter history");
+                let shrinking_runs = if slow.get() { SHRINKING_RUNS_OF_A_LOOP } else { SHRINKING_RUNS };
+                let suite = Suite { shrinking_runs, ..suite };
+                // It failed just now; where it does not again, what was found stands.
+                return Err(suite.run(|limits| Running::open(module, limits, &slow)).err().unwrap_or(found));
+            }
+        };
+        total.histories += report.histories;
+        total.events += report.events;
+        total.victims += report.victims;
+        progress.inc(1);
+    }
+    Ok(total)
+}
+
+/// A module at work, as the suite sees it.
+struct Running {
+    policy: Box<dyn host::Eviction>,
+    /// Set where a call ran into its deadline.
+    slow: Rc<Cell<bool>>,
+}
+
+impl Running {
+    fn open(module: &Module, limits: &Limits, slow: &Rc<Cell<bool>>) -> Result<Box<dyn Subject>, String> {
+        let Limits { capacity, expected, seed } = *limits;
+        match module.open(&host::Limits { capacity, expected, seed }) {
+            Ok(policy) => Ok(Box::new(Running { policy, slow: slow.clone() })),
+            Err(error) => {
+                slow.set(slow.get() || matches!(error, PolicyError::Stopped { fault: Fault::Deadline { .. }, .. }));
+                Err(error.to_string())
+            }
+        }
+    }
+
+    fn told<T>(&self, answer: Result<T, Fault>) -> Result<T, String> {
+        answer.map_err(|fault| {
+            self.slow.set(self.slow.get() || matches!(fault, Fault::Deadline { .. }));
+            fault.to_string()
+        })
+    }
+}
+
+fn entries(entries: &Entries<'_>) -> host::Entries {
+    host::Entries {
+        slots: entries.slots.into(),
+        fingerprints: entries.fingerprints.into(),
+        weights: entries.weights.into(),
+        costs: entries.costs.into(),
+        expiries: entries.expiries.into(),
+    }
+}
+
+impl Subject for Running {
+    fn advance(&mut self, batch: &Batch<'_>) -> Result<Vec<Slot>, String> {
+        let batch = host::Batch {
+            now: batch.now,
+            departed: batch.departed.into(),
+            changed: entries(&batch.changed),
+            touched: batch.touched.into(),
+            touches: batch.touches.into(),
+            arrived: entries(&batch.arrived),
+        };
+        let mut victims = Vec::new();
+        let answer = self.policy.advance(&batch, &mut victims);
+        self.told(answer).map(|()| victims)
+    }
+
+    fn residents(&mut self) -> Result<(Vec<Slot>, Vec<u32>), String> {
+        let answer = self.policy.residents();
+        self.told(answer).map(|ranking| (ranking.slots, ranking.uses))
+    }
+
+    fn adopt(&mut self, residents: &Entries<'_>, uses: &[u32]) -> Result<Vec<Slot>, String> {
+        let mut victims = Vec::new();
+        let answer = self.policy.adopt(&entries(residents), uses, &mut victims);
+        self.told(answer).map(|()| victims)
+    }
+}

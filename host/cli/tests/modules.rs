@@ -1,0 +1,113 @@
+//! `larder policy list`, `inspect` and `check` from outside.
+
+mod common;
+#[path = "../../larder/tests/hostile/mod.rs"]
+#[allow(dead_code)] // The whole corpus is for the library's own tests.
+mod hostile;
+
+use std::fs;
+
+use common::{larder, scratch, text};
+use hostile::{Guest, LOOP, TRAP};
+use serde_json::Value;
+
+#[test]
+fn the_list_and_each_card() {
+    let directory = scratch("list");
+    let list = larder("policy list --format json", &directory);
+    let cards: Vec<Value> = serde_json::from_slice(&list.stdout).expect(&text(&list.stderr));
+    let mut names: Vec<_> = cards.iter().filter_map(|card| card["name"].as_str()).collect();
+    names.sort_unstable();
+    let mut promised: Vec<_> =
+        "fifo lru lfu random ttl sieve s3-fifo 2q arc lirs w-tinylfu adaptive".split(' ').collect();
+    promised.sort_unstable();
+    assert_eq!(names, promised);
+    let table = text(&larder("policy list", &directory).stdout);
+    for card in &cards {
+        let (name, summary) = (card["name"].as_str().expect("a name"), card["summary"].as_str().expect("a summary"));
+        assert!(table.contains(name) && table.contains(summary), "{name}: {table}");
+        assert_eq!(card["imports"], Value::Array(vec![]), "a built-in imports nothing");
+        for parameter in card["parameters"].as_array().expect("a list") {
+            assert!(table.contains(&format!(":{}=", parameter["name"].as_str().expect("a name"))), "{table}");
+        }
+        let one = larder(&format!("policy inspect {name} --format json"), &directory);
+        assert_eq!(serde_json::from_slice::<Value>(&one.stdout).expect("JSON"), *card);
+    }
+}
+
+#[test]
+fn a_file_is_inspected() {
+    let directory = scratch("inspect");
+    let bytes = Guest::default().build();
+    fs::write(directory.join("guest.wasm"), &bytes).expect("write");
+    let shown = text(&larder("policy inspect guest.wasm", &directory).stdout);
+    for part in ["hostile 0.1.0: Means harm", "eviction", "larder:policy/eviction-module@0.1.0", "imports  nothing"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let card = larder("policy inspect guest.wasm --format json", &directory);
+    let card: Value = serde_json::from_slice(&card.stdout).expect("JSON");
+    assert_eq!(card["size"], bytes.len());
+    assert_eq!(card["sha256"].as_str().map(str::len), Some(64));
+    fs::write(directory.join("cut.wasm"), &bytes[..bytes.len() / 2]).expect("write");
+    let cut = larder("policy inspect cut.wasm", &directory);
+    assert_eq!(cut.status.code(), Some(4));
+    assert!(text(&cut.stderr).contains("cut short"), "{}", text(&cut.stderr));
+}
+
+#[test]
+fn a_builtin_keeps_the_contract() {
+    for words in ["lru --histories 40", "s3-fifo --histories 40 --seed 1000"] {
+        let output = larder(&format!("policy check {words}"), &scratch("check-builtin"));
+        assert_eq!(output.status.code(), Some(0), "{words}: {}", text(&output.stdout));
+        assert!(text(&output.stdout).contains("keeps the contract: 40 random histories"), "{}", text(&output.stdout));
+    }
+}
+
+/// Each breaks another clause; the report names it, shows a short history, and how to see it again.
+#[test]
+fn what_breaks_the_contract_is_shown() {
+    let directory = scratch("check-hostile");
+    let silent = Guest::default();
+    let cases = [
+        ("silent", silent.clone(), "lists every resident once", "`residents` leaves out slot 0"),
+        ("trap", Guest { advance: TRAP, ..silent.clone() }, "answers every call", "it trapped in `advance`"),
+        ("refuses", Guest { open: TRAP, ..silent.clone() }, "answers every call", "it does not open"),
+        ("loop", Guest { advance: LOOP, ..silent.clone() }, "answers every call", "did not return within"),
+        (
+            "stranger",
+            Guest {
+                advance: "(i32.store (i32.const 4096) (i32.const 77777)) (call $victims (i32.const 4096) (i32.const 1))",
+                ..silent
+            },
+            "names only residents as victims",
+            "slot 77777",
+        ),
+    ];
+    for (name, guest, clause, how) in cases {
+        fs::write(directory.join(format!("{name}.wasm")), guest.build()).expect("write");
+        let output = larder(&format!("policy check {name}.wasm"), &directory);
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{name}: {said}{}", text(&output.stderr));
+        for part in ["breaks the contract", clause, how, "the shortest history found"] {
+            assert!(said.contains(part), "{name}: {part:?} in {said}");
+        }
+        assert!(said.lines().count() < 40, "{name} is not short: {said}");
+        let again = said.lines().find_map(|line| line.strip_prefix("again: larder ")).expect("how to see it again");
+        let again = larder(again, &directory);
+        assert_eq!((again.status.code(), text(&again.stdout)), (Some(1), said));
+    }
+}
+
+#[test]
+fn a_replay_outlives_its_policy_and_says_so() {
+    let directory = scratch("stopped");
+    fs::write(directory.join("trap.wasm"), Guest { advance: TRAP, ..Guest::default() }.build()).expect("write");
+    let output =
+        larder("replay --synthetic loop:100:1000 --policy ./trap.wasm,lru --capacity 100 --format json", &directory);
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+    let runs: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(runs[0]["hits"], 900, "every operation was answered");
+    assert!(runs[0]["faults"].as_u64() >= Some(1) && runs[1]["faults"] == 0);
+    assert!(text(&output.stderr).contains("`hostile`: it trapped in `advance`"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("larder policy check ./trap.wasm"), "{}", text(&output.stderr));
+}
