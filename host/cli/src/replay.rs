@@ -464,7 +464,7 @@ impl Round<'_> {
             }
             self.ask(from..end, &mut tally);
             // Seldom, for it may draw.
-            if start % (PORTION * 256) == 0 {
+            if start.is_multiple_of(PORTION * 256) {
                 self.bar.set_position(least);
             }
         }
