@@ -15,7 +15,7 @@ use serde_json::Value;
 fn the_list_and_each_card() {
     let directory = scratch("list");
     let list = larder("policy list --format json", &directory);
-    let cards: Vec<Value> = serde_json::from_slice(&list.stdout).expect(&text(&list.stderr));
+    let cards: Vec<Value> = serde_json::from_slice(&list.stdout).unwrap_or_else(|_| panic!("{}", text(&list.stderr)));
     let mut names: Vec<_> = cards.iter().filter_map(|card| card["name"].as_str()).collect();
     names.sort_unstable();
     let mut promised: Vec<_> =

@@ -94,7 +94,8 @@ fn json_csv_and_table_say_the_same() {
     for run in &json {
         let mut fields: Vec<_> = run.as_object().expect("an object").keys().map(String::as_str).collect();
         let mut promised: Vec<_> = FIELDS.split_whitespace().collect();
-        (fields.sort_unstable(), promised.sort_unstable());
+        fields.sort_unstable();
+        promised.sort_unstable();
         assert_eq!(fields, promised);
         assert_eq!((number(run, "hits"), number(run, "evictions")), (950, 0), "all fit");
     }
@@ -116,12 +117,14 @@ fn sizes_weigh_where_the_capacity_is_in_bytes() {
     let trace: String = (0..30).map(|i| format!("{},{}\n", i % 3, 100 << (i % 3))).collect();
     fs::write(directory.join("sized.csv"), format!("id,size\n{trace}9,5000\n9,5000\n")).expect("write");
     let output = larder("replay sized.csv --policy lru --capacity-bytes 700,600 --exact --format json", &directory);
-    let runs: Vec<Value> = serde_json::from_slice(&output.stdout).expect(&text(&output.stderr));
+    let runs: Vec<Value> =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
     assert_eq!(number(&runs[0], "hits"), 27, "all three fit");
     assert_eq!(runs[0]["byte_hit_ratio"], 6300.0 / 17_000.0);
     assert_eq!(number(&runs[1], "hits"), 0, "LRU loses a loop that is larger than the cache");
     let output = larder("replay sized.csv --policy lru --capacity 3 --exact --format json", &directory);
-    let runs: Vec<Value> = serde_json::from_slice(&output.stdout).expect(&text(&output.stderr));
+    let runs: Vec<Value> =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
     assert_eq!(number(&runs[0], "hits"), 28, "each weighs 1");
     assert_eq!(runs[0]["byte_hit_ratio"], 11_300.0 / 17_000.0, "and its bytes are counted all the same");
 }

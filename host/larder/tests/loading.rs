@@ -18,6 +18,7 @@ fn cache<V: Clone + Send + Sync + 'static>() -> Cache<u64, V> {
 
 /// Closed until it is opened; for threads and for tasks.
 #[derive(Clone, Default)]
+#[allow(clippy::type_complexity)] // Whether it is open, and who waits.
 struct Gate(Arc<(Mutex<(bool, Vec<Waker>)>, Condvar)>);
 
 impl Gate {

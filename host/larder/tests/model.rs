@@ -56,7 +56,7 @@ impl Expiry<u64, Value> for PerEntry {
     }
 
     fn expire_after_read(&self, _: &u64, value: &Value, left: Option<Duration>) -> Option<Duration> {
-        if value.id % 2 == 0 { left } else { Some(Duration::from_millis(value.life.unwrap_or(1000) / 2)) }
+        if value.id.is_multiple_of(2) { left } else { Some(Duration::from_millis(value.life.unwrap_or(1000) / 2)) }
     }
 }
 

@@ -75,6 +75,7 @@ const FULL: usize = CAPACITY as usize / 2;
 
 #[test]
 fn a_stopped_policy_leaves_a_cache_that_works() {
+    #[allow(clippy::type_complexity)] // What a guest does, and which fault that is.
     let bodies: [(&str, fn(&Fault) -> bool); 4] = [
         (LOOP, |fault| matches!(fault, Fault::Deadline { call: "advance", .. })),
         (TRAP, |fault| matches!(fault, Fault::Trap { call: "advance", .. })),
