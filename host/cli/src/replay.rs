@@ -6,7 +6,7 @@
 //! policy is a *run* from a cold cache.
 //!
 //! Two runs of the same words agree to the request on any machine, on one thread: keys are hashed with a fixed seed and
-//! policies draw from one. With several threads, each takes the next [`PORTION`] requests as soon as it is free, so that
+//! policies draw from one. With several threads, each takes the next 256 requests as soon as it is free, so that
 //! the order is the trace's but for what is under way at the same time; contiguous shares of the trace would replay its
 //! morning beside its evening.
 //!

@@ -153,7 +153,7 @@ impl Fault {
 /// A running policy for one shard. The cache calls it from one thread at a time.
 ///
 /// Implement it to link a policy natively ([`Policy::native`](crate::Policy::native)); modules are run by the
-/// [engine](crate::engine).
+/// engine, in a store of their own.
 pub trait Eviction: Send {
     /// Takes a batch in and appends the victims to `victims`, in the order in which they were chosen.
     ///
