@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::builder::Builder;
 use crate::eviction::{NEVER, Slot};
-use crate::flights::{Board, Boarding, Ended, LeadGuard, Outcome, Ticket};
+use crate::flights::{Board, Boarding, Ended, Outcome, Ticket};
 use crate::shard::{Due, Removed, Shard, Terms};
 use crate::table;
 use crate::{Clock, Expiry, RemovalCause};
@@ -328,9 +328,9 @@ where
     fn insert_terms(&self, key: K, value: V, terms: Terms) {
         let (hash, at) = self.hash(&key);
         let board = &self.inner.board;
-        let kept = self.keep(hash, at, key, value, terms, || board.is_idle()).or_else(|(key, value)| {
+        let kept = self.keep(hash, at, key, value, terms, |_| board.is_idle(hash.0)).or_else(|(key, value)| {
             let _fenced = board.fence(hash.0, &key);
-            self.keep(hash, at, key, value, terms, || true)
+            self.keep(hash, at, key, value, terms, |_| true)
         });
         if let Ok((replaced, due)) = kept {
             self.inner.notify_replaced(at, replaced);
@@ -361,7 +361,8 @@ where
         Terms { weight, cost, expires_at, live_until }
     }
 
-    /// Puts an entry into its shard, if `may` says yes under the lock of its column.
+    /// Puts an entry into its shard, if `may` says yes under the lock of its column. It is told when the entry that is
+    /// there expires, if there is one.
     #[allow(clippy::type_complexity)] // As that of the shard.
     fn keep(
         &self,
@@ -370,7 +371,7 @@ where
         key: K,
         value: V,
         terms: Terms,
-        may: impl FnOnce() -> bool,
+        may: impl FnOnce(Option<u64>) -> bool,
     ) -> Result<(Option<Removed<K, V>>, Due), (K, V)> {
         let inner = &*self.inner;
         let kept = inner.shards[at].insert(hash, key, value, terms, may, || inner.clock.now_ms())?;
@@ -399,7 +400,7 @@ where
                 },
             )
         };
-        let (removed, due) = take_if(&|| inner.board.is_idle()).unwrap_or_else(|| {
+        let (removed, due) = take_if(&|| inner.board.is_idle(hash.0)).unwrap_or_else(|| {
             let _fenced = inner.board.fence(hash.0, key);
             take_if(&|| true).unwrap_or((None, Due::No))
         });
@@ -578,28 +579,27 @@ where
         E: Send + Sync + 'static,
     {
         let (hash, at) = self.hash(&key);
+        let board = &self.inner.board;
+        let mut landed = board.landed(hash.0);
         if let Some(value) = self.get_hashed(hash, at, &key) {
             return Ok(value);
         }
         loop {
-            match self.inner.board.board(hash.0, key.clone(), || self.peek(&key), || None) {
+            match board.board(hash.0, &key, Some(landed), || self.peek(&key), || None) {
                 Ok(value) => return Ok(value),
-                Err(Boarding::Lead(ticket)) => {
-                    let lead = LeadGuard::new(ticket);
+                Err(Boarding::Lead(lead)) => {
                     let began = Instant::now();
-                    let loaded = load();
+                    let loaded = load().map_err(Arc::new);
                     let cost = self.inner.loads.count(began.elapsed(), loaded.is_ok());
-                    let (outcome, result) = match loaded {
-                        Ok(value) => (Ok(value.clone()), Ok(value)),
-                        Err(error) => {
-                            let error = Arc::new(error);
-                            (Err(error.clone() as Arc<dyn Any + Send + Sync>), Err(error))
-                        }
-                    };
+                    let outcome = || loaded.clone().map_err(|error| error as Arc<dyn Any + Send + Sync>);
                     let mut kept = Kept::default();
-                    lead.land(outcome, |value| kept = self.keep_loaded(hash, at, &key, value, cost));
+                    lead.land(outcome, || {
+                        if let Ok(value) = &loaded {
+                            kept = self.keep_loaded(hash, at, &key, value, cost);
+                        }
+                    });
                     kept.finish(&self.inner, at);
-                    return result;
+                    return loaded;
                 }
                 Err(Boarding::Join(mut ticket)) => {
                     let mut kept = Kept::default();
@@ -608,6 +608,7 @@ where
                     if let Some(result) = shared(ended) {
                         return result;
                     }
+                    landed = u64::MAX;
                 }
             }
         }
@@ -637,6 +638,7 @@ where
         E: Send + Sync + 'static,
     {
         let (hash, at) = self.hash(&key);
+        let mut landed = self.inner.board.landed(hash.0);
         if let Some(value) = self.get_hashed(hash, at, &key) {
             return Ok(value);
         }
@@ -653,16 +655,19 @@ where
                 };
                 Some(Box::pin(erased) as Pin<Box<dyn Future<Output = Outcome<V>> + Send>>)
             };
-            let boarding = self.inner.board.board(hash.0, key.clone(), || self.peek(&key), make);
+            let boarding = self.inner.board.board(hash.0, &key, Some(landed), || self.peek(&key), make);
             let ticket = match boarding {
                 Ok(value) => return Ok(value),
-                Err(Boarding::Lead(ticket) | Boarding::Join(ticket)) => ticket,
+                Err(Boarding::Join(ticket)) => ticket,
+                // Its load was dropped with a flight that was abandoned: it was begun, and nobody can begin it again.
+                Err(Boarding::Lead(_)) => unreachable!("the load is made once, and then its flight is this ticket's"),
             };
             let began = Instant::now();
             let ended = Passenger { cache: self, ticket, hash, at, key: key.clone(), began }.await;
             if let Some(result) = shared(ended) {
                 return result;
             }
+            landed = u64::MAX;
         }
     }
 
@@ -681,11 +686,26 @@ where
         EntrySelector { cache: self, key }
     }
 
-    /// Keeps what a load brought. Runs under the board's lock, so what it pushes out is let go of later.
+    /// Keeps what a load brought, unless somebody put an entry in meanwhile. Runs under the board's lock, so what it
+    /// pushes out is let go of later.
     fn keep_loaded(&self, hash: table::Hash, at: usize, key: &K, value: &V, cost: u32) -> Kept<K, V> {
+        let fresh = |expires_at| expires_at == NEVER || expires_at > self.inner.clock.now_ms();
+        self.keep_if(hash, at, key, value, cost, |present| !present.is_some_and(fresh))
+    }
+
+    /// Keeps a value if `may` says yes, which is told when the entry that is there expires.
+    fn keep_if(
+        &self,
+        hash: table::Hash,
+        at: usize,
+        key: &K,
+        value: &V,
+        cost: u32,
+        may: impl FnOnce(Option<u64>) -> bool,
+    ) -> Kept<K, V> {
         let expires_at = self.expiry_of_new(key, value);
         let terms = self.terms(key, value, cost, expires_at);
-        let kept = self.keep(hash, at, key.clone(), value.clone(), terms, || true);
+        let kept = self.keep(hash, at, key.clone(), value.clone(), terms, may);
         kept.map_or_else(|_| Kept::default(), |(replaced, due)| Kept { replaced, due })
     }
 }
@@ -811,20 +831,21 @@ where
         let (hash, at) = self.cache.hash(&self.key);
         let inner = &self.cache.inner;
         loop {
-            match inner.board.board(hash.0, self.key.clone(), || None::<V>, || None) {
+            match inner.board.board(hash.0, &self.key, None, || None::<V>, || None) {
                 Ok(_) => {}
                 Err(Boarding::Join(mut ticket)) => {
                     let mut kept = Kept::default();
                     ticket.wait(&mut |value| kept = self.cache.keep_loaded(hash, at, &self.key, value, 0));
                     kept.finish(inner, at);
                 }
-                Err(Boarding::Lead(ticket)) => {
-                    let lead = LeadGuard::new(ticket);
-                    let value = update(self.cache.get_hashed(hash, at, &self.key));
+                Err(Boarding::Lead(lead)) => {
+                    let old = self.cache.get_hashed(hash, at, &self.key);
+                    let was_there = old.is_some();
+                    let value = update(old);
+                    // What was made of an entry that is gone by now would bring it back.
+                    let may = |present: Option<u64>| !was_there || present.is_some();
                     let mut kept = Kept::default();
-                    lead.land(Ok(value.clone()), |value| {
-                        kept = self.cache.keep_loaded(hash, at, &self.key, value, 0);
-                    });
+                    lead.land(|| Ok(value.clone()), || kept = self.cache.keep_if(hash, at, &self.key, &value, 0, may));
                     kept.finish(inner, at);
                     return Entry { key: self.key, value, is_fresh: true };
                 }

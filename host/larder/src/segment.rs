@@ -6,6 +6,9 @@
 
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use crate::sync::OnceLock;
 
 /// A type of which all-zero bytes are a value, and which needs no dropping but what its owner does by hand.
 ///
@@ -72,6 +75,66 @@ impl<T> DerefMut for Segment<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as above, and `&mut self` is the only way to it.
         unsafe { std::slice::from_raw_parts_mut(self.first.as_ptr(), self.len) }
+    }
+}
+
+/// Segments in a directory, at most.
+const SEGMENTS: usize = 32;
+
+/// An array that grows by whole segments, so that its elements never move. Which indices lie in which segment is the
+/// caller's rule.
+pub(crate) struct Directory<T> {
+    /// Where the element of index 0 would lie if it were in this segment: an element is found with one addition. Null
+    /// until the segment is made.
+    origins: [AtomicPtr<T>; SEGMENTS],
+    segments: [OnceLock<Segment<T>>; SEGMENTS],
+}
+
+impl<T: Zeroable> Directory<T> {
+    pub(crate) const fn new() -> Self {
+        Directory {
+            origins: [const { AtomicPtr::new(std::ptr::null_mut()) }; SEGMENTS],
+            segments: [const { OnceLock::new() }; SEGMENTS],
+        }
+    }
+
+    /// Makes a segment of `len` zeroes, the first of which has the index `start`, unless it is there.
+    pub(crate) fn make(&self, segment: usize, start: usize, len: usize) {
+        if self.is_made(segment) {
+            return;
+        }
+        let made = self.segments[segment].get_or_init(|| Segment::new(len));
+        self.origins[segment].store(made.first.as_ptr().wrapping_sub(start), Ordering::Release);
+    }
+
+    #[inline]
+    pub(crate) fn is_made(&self, segment: usize) -> bool {
+        self.origins.get(segment).is_none_or(|origin| !origin.load(Ordering::Acquire).is_null())
+    }
+
+    /// How many segments there can be.
+    pub(crate) const fn room(&self) -> usize {
+        SEGMENTS
+    }
+
+    /// The element of an index; `None` while the segment is not made.
+    ///
+    /// # Safety
+    /// The index is one of that segment: at least the `start` and less than `start + len` of [`Self::make`].
+    #[inline]
+    pub(crate) unsafe fn get(&self, segment: usize, index: usize) -> Option<&T> {
+        let origin = self.origins.get(segment)?.load(Ordering::Acquire);
+        if origin.is_null() {
+            return None;
+        }
+        // SAFETY: the segment was made before its origin was stored, and lives as long as `self`; the index is one of
+        // it, so `origin + index` is the element: `start` was taken from the address and is added again.
+        Some(unsafe { &*origin.wrapping_add(index) })
+    }
+
+    /// The segments that were made, in order.
+    pub(crate) fn segments_mut(&mut self) -> impl Iterator<Item = &mut Segment<T>> {
+        self.segments.iter_mut().filter_map(OnceLock::get_mut)
     }
 }
 

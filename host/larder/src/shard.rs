@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use crate::RemovalCause;
 use crate::eviction::{Batch, Entries, Eviction, Fault, NEVER, Ranking, Slot};
 use crate::sync::{Mutex, MutexGuard, Ordering};
-use crate::table::{Hash, Table};
+use crate::table::{Hash, Occupied, Table};
 use crate::timers::Timers;
 use crate::touches::Touches;
 
@@ -251,6 +251,7 @@ impl<K, V> Shard<K, V> {
         z ^ (z >> 31)
     }
 
+    #[inline]
     fn batch_size(&self, count: u64) -> u64 {
         match self.shape.batch {
             Some(batch) => u64::from(batch),
@@ -258,6 +259,7 @@ impl<K, V> Shard<K, V> {
         }
     }
 
+    #[inline]
     fn due(&self, inbox: &Inbox) -> Due {
         let batch = self.batch_size(inbox.count);
         let waiting = inbox.arrived.len() as u64;
@@ -300,7 +302,7 @@ impl<K, V> Shard<K, V> {
     }
 
     /// Puts an entry in, or replaces the value of its key: the answer has the old one. Does neither if `may`, asked under
-    /// the lock of the column, says no.
+    /// the lock of the column, says no; it is told when the entry that is there expires.
     #[allow(clippy::type_complexity)] // What left, and what to do next; or what was brought.
     pub(crate) fn insert(
         &self,
@@ -308,41 +310,23 @@ impl<K, V> Shard<K, V> {
         key: K,
         value: V,
         terms: Terms,
-        may: impl FnOnce() -> bool,
+        may: impl FnOnce(Option<u64>) -> bool,
         now: impl FnOnce() -> u64,
     ) -> Result<(Option<Removed<K, V>>, Due), (K, V)>
     where
         K: Eq,
     {
-        let mut bucket = self.table.lock(hash);
-        if !may() {
-            return Err((key, value));
-        }
-        if let Some(slot) = bucket.find(hash, |k| *k == key) {
-            let cell = self.table.cell(slot);
-            let old_value = bucket.replace(slot, value);
-            let old_weight = cell.weight.swap(terms.weight, Ordering::Relaxed);
-            let old_expiry = cell.expires_at.load(Ordering::Relaxed);
-            let cause =
-                if old_expiry != NEVER && old_expiry <= now() { RemovalCause::Expired } else { RemovalCause::Replaced };
-            if old_expiry != terms.expires_at {
-                cell.expires_at.store(terms.expires_at, Ordering::Relaxed);
+        let mut bucket = match self.table.lock(hash).find(hash, |k| *k == key) {
+            Ok(entry) => {
+                if !may(Some(entry.cell.expires_at.load(Ordering::Relaxed))) {
+                    return Err((key, value));
+                }
+                let (replaced, due) = self.replace(entry, hash, value, terms, now);
+                return Ok((Some((key, replaced.0, replaced.1)), due));
             }
-            if terms.live_until != self.table.live_until(slot) {
-                self.table.set_live_until(slot, terms.live_until);
-            }
-            let mut due = Due::No;
-            if old_weight != terms.weight || old_expiry != terms.expires_at {
-                let mut inbox = self.inbox.lock();
-                inbox.weight = inbox.weight + u64::from(terms.weight) - u64::from(old_weight);
-                let after = inbox.arrived.len();
-                inbox.changed.push(Change { note: Note::new(slot, hash, terms), after });
-                due = self.due(&inbox);
-            }
-            drop(bucket);
-            due = due.max(self.touched(slot));
-            return Ok((Some((key, old_value, cause)), due));
-        }
+            Err(_) if !may(None) => return Err((key, value)),
+            Err(bucket) => bucket,
+        };
         let mut inbox = self.inbox.lock();
         let slot = inbox.free.pop().unwrap_or_else(|| {
             let slot = inbox.next;
@@ -369,6 +353,50 @@ impl<K, V> Shard<K, V> {
         Ok((None, due))
     }
 
+    /// Replaces the value of an entry.
+    #[inline]
+    fn replace(
+        &self,
+        mut entry: Occupied<'_, K, V>,
+        hash: Hash,
+        value: V,
+        terms: Terms,
+        now: impl FnOnce() -> u64,
+    ) -> ((V, RemovalCause), Due) {
+        let (slot, cell) = (entry.slot(), entry.cell);
+        let old_value = entry.replace(value);
+        let old_weight = cell.weight.load(Ordering::Relaxed);
+        let old_expiry = cell.expires_at.load(Ordering::Relaxed);
+        let cause =
+            if old_expiry != NEVER && old_expiry <= now() { RemovalCause::Expired } else { RemovalCause::Replaced };
+        if terms.live_until != self.table.live_until(slot) {
+            self.table.set_live_until(slot, terms.live_until);
+        }
+        let mut due = Due::No;
+        if old_weight != terms.weight || old_expiry != terms.expires_at {
+            cell.weight.store(terms.weight, Ordering::Relaxed);
+            cell.expires_at.store(terms.expires_at, Ordering::Relaxed);
+            let mut inbox = self.inbox.lock();
+            inbox.weight = inbox.weight + u64::from(terms.weight) - u64::from(old_weight);
+            let after = inbox.arrived.len();
+            inbox.changed.push(Change { note: Note::new(slot, hash, terms), after });
+            due = self.due(&inbox);
+        }
+        drop(entry);
+        ((old_value, cause), due.max(self.touched(slot)))
+    }
+
+    /// Takes an entry out, and leaves a note that it departed.
+    fn take_out(&self, entry: Occupied<'_, K, V>) -> ((K, V), Due) {
+        let (slot, weight) = (entry.slot(), entry.cell.weight.load(Ordering::Relaxed));
+        let (content, _locked) = entry.unlink();
+        let mut inbox = self.inbox.lock();
+        inbox.departed.push(slot);
+        inbox.count -= 1;
+        inbox.weight -= u64::from(weight);
+        (content, self.due(&inbox))
+    }
+
     /// Takes a key's entry out, if `condition` holds for it. `None` if `may`, asked under the lock of the column, says no.
     #[allow(clippy::type_complexity)] // What left, and what to do next; or nothing of that.
     pub(crate) fn remove_if(
@@ -378,23 +406,17 @@ impl<K, V> Shard<K, V> {
         may: impl FnOnce() -> bool,
         condition: impl FnOnce(&K, &V, u64) -> bool,
     ) -> Option<(Option<(K, V)>, Due)> {
-        let mut bucket = self.table.lock(hash);
+        let bucket = self.table.lock(hash);
         if !may() {
             return None;
         }
-        let Some(slot) = bucket.find(hash, matches) else { return Some((None, Due::No)) };
-        let cell = self.table.cell(slot);
-        let (key, value) = bucket.entry(slot);
-        if !condition(key, value, cell.expires_at.load(Ordering::Relaxed)) {
+        let Ok(entry) = bucket.find(hash, matches) else { return Some((None, Due::No)) };
+        let (key, value) = entry.entry();
+        if !condition(key, value, entry.cell.expires_at.load(Ordering::Relaxed)) {
             return Some((None, Due::No));
         }
-        let entry = bucket.unlink(slot);
-        let mut inbox = self.inbox.lock();
-        inbox.departed.push(slot);
-        inbox.count -= 1;
-        inbox.weight -= u64::from(cell.weight.load(Ordering::Relaxed));
-        let due = self.due(&inbox);
-        Some((Some(entry), due))
+        let (content, due) = self.take_out(entry);
+        Some((Some(content), due))
     }
 
     /// Slots that were given out so far: an upper bound for looking at all.
@@ -404,25 +426,19 @@ impl<K, V> Shard<K, V> {
 
     /// Calls `f` on the entry of a slot, if there is one, under an exclusive lock.
     pub(crate) fn look<R>(&self, slot: Slot, f: impl FnOnce(&K, &V, u64) -> R) -> Option<R> {
-        let bucket = self.table.lock_slot(slot)?;
-        let expires_at = self.table.cell(slot).expires_at.load(Ordering::Relaxed);
-        let (key, value) = bucket.entry(slot);
-        Some(f(key, value, expires_at))
+        let entry = self.table.lock_slot(slot)?;
+        let (key, value) = entry.entry();
+        Some(f(key, value, entry.cell.expires_at.load(Ordering::Relaxed)))
     }
 
     /// Takes every entry out for which `condition` holds.
     pub(crate) fn remove_all(&self, mut condition: impl FnMut(&K, &V) -> bool, removed: &mut Vec<(K, V)>) {
         for slot in 0..self.slots() {
-            let Some(mut bucket) = self.table.lock_slot(slot) else { continue };
-            let (key, value) = bucket.entry(slot);
-            if !condition(key, value) {
-                continue;
+            let Some(entry) = self.table.lock_slot(slot) else { continue };
+            let (key, value) = entry.entry();
+            if condition(key, value) {
+                removed.push(self.take_out(entry).0);
             }
-            removed.push(bucket.unlink(slot));
-            let mut inbox = self.inbox.lock();
-            inbox.departed.push(slot);
-            inbox.count -= 1;
-            inbox.weight -= u64::from(self.table.cell(slot).weight.load(Ordering::Relaxed));
         }
     }
 
@@ -495,18 +511,20 @@ impl<K, V> Shard<K, V> {
 
         let mut freed = std::mem::take(&mut seat.departed);
         freed.append(&mut seat.overruled);
+        // The memory of all that leave is asked for first, and waited for together.
+        victims.iter().for_each(|&victim| self.table.prefetch_cell(victim));
+        victims.iter().for_each(|&victim| self.table.prefetch_bucket(victim));
         let (mut count_out, mut weight_out) = (0, 0);
         for &victim in &victims {
-            let cell = self.table.cell(victim);
             seat.timers.cancel(victim);
-            let heavy = u64::from(cell.weight.load(Ordering::Relaxed));
+            let heavy = u64::from(self.table.cell(victim).weight.load(Ordering::Relaxed));
             weight = weight.saturating_sub(heavy);
             // Not there: somebody removed it meanwhile, and its departure is in the inbox.
-            let Some(mut bucket) = self.table.lock_slot(victim) else { continue };
-            let expired = cell.expires_at.load(Ordering::Relaxed) <= now;
-            let (key, value) = bucket.unlink(victim);
-            let heavy = u64::from(cell.weight.load(Ordering::Relaxed));
-            drop(bucket);
+            let Some(entry) = self.table.lock_slot(victim) else { continue };
+            let expired = entry.cell.expires_at.load(Ordering::Relaxed) <= now;
+            let heavy = u64::from(entry.cell.weight.load(Ordering::Relaxed));
+            let ((key, value), locked) = entry.unlink();
+            drop(locked);
             count_out += 1;
             weight_out += heavy;
             let cause = if expired { RemovalCause::Expired } else { RemovalCause::Size };
@@ -543,22 +561,17 @@ impl<K, V> Shard<K, V> {
     fn expire(&self, seat: &mut Seat, now: u64, removed: &mut Vec<Removed<K, V>>) {
         let Seat { timers, tally, .. } = seat;
         timers.advance(now, |slot| {
-            let cell = self.table.cell(slot);
-            let expires_at = cell.expires_at.load(Ordering::Relaxed);
+            let expires_at = self.table.cell(slot).expires_at.load(Ordering::Relaxed);
             if expires_at > now {
                 return Some(expires_at);
             }
-            let mut bucket = self.table.lock_slot(slot)?;
+            let entry = self.table.lock_slot(slot)?;
             // It may have been renewed before the lock was ours.
-            let expires_at = cell.expires_at.load(Ordering::Relaxed);
+            let expires_at = entry.cell.expires_at.load(Ordering::Relaxed);
             if expires_at > now {
                 return Some(expires_at);
             }
-            let (key, value) = bucket.unlink(slot);
-            let mut inbox = self.inbox.lock();
-            inbox.departed.push(slot);
-            inbox.count -= 1;
-            inbox.weight -= u64::from(cell.weight.load(Ordering::Relaxed));
+            let ((key, value), _) = self.take_out(entry);
             tally.expired += 1;
             removed.push((key, value, RemovalCause::Expired));
             None
@@ -733,15 +746,14 @@ impl<K, V> Shard<K, V> {
             }
             let slot = seat.hand;
             seat.hand = if slot + 1 >= slots { 0 } else { slot + 1 };
-            let cell = self.table.cell(slot);
             let spared = step < u64::from(slots) && self.table.take_read(slot);
             if !seat.marks.is(slot, KNOWN) || spared {
                 continue;
             }
-            let Some(mut bucket) = self.table.lock_slot(slot) else { continue };
-            let (key, value) = bucket.unlink(slot);
-            let heavy = u64::from(cell.weight.load(Ordering::Relaxed));
-            drop(bucket);
+            let Some(entry) = self.table.lock_slot(slot) else { continue };
+            let heavy = u64::from(entry.cell.weight.load(Ordering::Relaxed));
+            let ((key, value), locked) = entry.unlink();
+            drop(locked);
             left = left.saturating_sub(heavy);
             count_out += 1;
             weight_out += heavy;
@@ -770,6 +782,7 @@ fn column<T: Copy + PartialEq>(column: &mut Vec<T>, before: usize, value: T, def
 }
 
 impl Note {
+    #[inline]
     fn new(slot: Slot, hash: Hash, terms: Terms) -> Self {
         let Terms { weight, cost, expires_at, .. } = terms;
         Note { slot, location: hash.location(), weight, cost, expires_at }
@@ -831,13 +844,8 @@ impl<K, V> Shard<K, V> {
                     if !seat.marks.unset(slot, KNOWN) {
                         continue;
                     }
-                    let cell = self.table.cell(slot);
-                    let Some(mut bucket) = self.table.lock_slot(slot) else { continue };
-                    let (key, value) = bucket.unlink(slot);
-                    let mut inbox = self.inbox.lock();
-                    inbox.departed.push(slot);
-                    inbox.count -= 1;
-                    inbox.weight -= u64::from(cell.weight.load(Ordering::Relaxed));
+                    let Some(entry) = self.table.lock_slot(slot) else { continue };
+                    let ((key, value), _) = self.take_out(entry);
                     report.evicted += 1;
                     removed.push((key, value, RemovalCause::Size));
                 }
@@ -1072,7 +1080,7 @@ mod tests {
 
     fn put(shard: &Shard<u64, Arc<u64>>, key: u64, value: &Arc<u64>, weight: u32, expires_at: u64) {
         let mut removed = Vec::new();
-        let inserted = shard.insert(hash(key), key, value.clone(), terms(weight, expires_at), || true, || 0);
+        let inserted = shard.insert(hash(key), key, value.clone(), terms(weight, expires_at), |_| true, || 0);
         let Ok((_, due)) = inserted else { unreachable!("it may") };
         shard.maintain(due, 0, &mut removed);
     }

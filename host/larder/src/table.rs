@@ -34,20 +34,23 @@
 
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
+use std::sync::atomic::AtomicBool;
 
 use crate::eviction::{NEVER, Slot};
-use crate::segment::{Segment, Zeroable};
-use crate::sync::{AtomicU32, AtomicU64, Mutex, OnceLock, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::segment::{Directory, Zeroable};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Keys per bucket line.
 const LANES: usize = 11;
+/// A bit for each lane.
+const ALL_LANES: u32 = (1 << LANES) - 1;
 /// How full buckets are on average before one is split: about 11 % of them then have more keys than lanes, and 3 % of
 /// the keys lie beyond.
 const FILL: u64 = 8;
 /// Locks of a table, at most. A shard has a few threads at a time.
 const MOST_COLUMNS: u64 = 128;
 /// Cells in the first segment.
-const FIRST_CELLS: u32 = 64;
+const FIRST_CELLS: usize = 64;
 
 /// Which parts of a key's 64-bit hash are used where: the low half finds the bucket, the next 8 bits are the tag, and
 /// the highest 16 choose the shard.
@@ -55,11 +58,13 @@ const FIRST_CELLS: u32 = 64;
 pub(crate) struct Hash(pub(crate) u64);
 
 impl Hash {
+    #[inline]
     pub(crate) fn location(self) -> u32 {
         self.0 as u32
     }
 
     /// Never 0, which marks an empty lane.
+    #[inline]
     fn tag(self) -> u8 {
         ((self.0 >> 32) as u8).max(1)
     }
@@ -79,76 +84,109 @@ impl Lanes {
         Lanes { more: None, slots: [0; LANES], tags: [0; LANES + 1] }
     }
 
-    /// A bit for each lane with this tag, at 8 times its number.
+    /// A bit for each lane with this tag.
     #[inline]
-    fn matches(&self, tag: u8) -> u128 {
-        const LOW: u128 = u128::from_le_bytes([0x7f; 16]);
-        let mut bytes = [0; 16];
-        bytes[..LANES + 1].copy_from_slice(&self.tags);
-        let differ = u128::from_le_bytes(bytes) ^ u128::from_le_bytes([tag; 16]);
-        // The high bit of each byte that is 0; exact, so never that of an empty lane.
-        !(((differ & LOW) + LOW) | differ | LOW) >> 7
+    fn matches(&self, tag: u8) -> u32 {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        let equal = {
+            use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_movemask_epi8, _mm_set_epi64x, _mm_set1_epi8};
+            let [a, b, c, d, e, f, g, h, i, j, k, l] = self.tags;
+            let low = i64::from_le_bytes([a, b, c, d, e, f, g, h]);
+            let high = i64::from(u32::from_le_bytes([i, j, k, l]));
+            // SAFETY: arithmetic on registers, with instructions (SSE2) that every x86-64 has.
+            unsafe {
+                let (tags, tag) = (_mm_set_epi64x(high, low), _mm_set1_epi8(tag.cast_signed()));
+                _mm_movemask_epi8(_mm_cmpeq_epi8(tags, tag)) as u32
+            }
+        };
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let equal = self.tags.iter().enumerate().fold(0, |bits, (lane, &t)| bits | u32::from(t == tag) << lane);
+        equal & ALL_LANES
     }
 
-    /// The slots whose tag is `tag`, until `found` says yes to one.
+    /// A bit for each lane that is taken.
     #[inline]
-    fn find(&self, tag: u8, mut found: impl FnMut(Slot) -> bool) -> Option<Slot> {
-        let mut lanes = self;
+    fn taken(&self) -> u32 {
+        !self.matches(0) & ALL_LANES
+    }
+
+    /// Where the first slot lies whose tag is `tag` and of which `found` has something to say.
+    #[inline]
+    fn find<R>(&self, tag: u8, mut found: impl FnMut(Slot) -> Option<R>) -> Option<(Spot, R)> {
+        let (mut lanes, mut depth) = (self, 0);
         loop {
             let mut matches = lanes.matches(tag);
             while matches != 0 {
-                let slot = lanes.slots[matches.trailing_zeros() as usize / 8];
-                if found(slot) {
-                    return Some(slot);
+                let lane = matches.trailing_zeros() as usize;
+                let slot = lanes.slots[lane];
+                if let Some(found) = found(slot) {
+                    return Some((Spot { depth, lane, slot }, found));
                 }
                 matches &= matches - 1;
             }
             lanes = lanes.more.as_deref()?;
+            depth += 1;
         }
     }
 
+    /// Where a slot lies.
+    #[inline]
+    fn find_slot(&self, slot: Slot) -> Option<Spot> {
+        let (mut lanes, mut depth) = (self, 0);
+        loop {
+            // All lanes are compared, and no branch depends on which it is.
+            let equal = lanes.slots.iter().enumerate().fold(0, |bits, (lane, &s)| bits | u32::from(s == slot) << lane);
+            let found = equal & lanes.taken();
+            if found != 0 {
+                return Some(Spot { depth, lane: found.trailing_zeros() as usize, slot });
+            }
+            lanes = lanes.more.as_deref()?;
+            depth += 1;
+        }
+    }
+
+    #[inline]
     fn add(&mut self, tag: u8, slot: Slot) {
         let mut lanes = self;
         loop {
-            if let Some(i) = lanes.tags[..LANES].iter().position(|&t| t == 0) {
-                lanes.tags[i] = tag;
-                lanes.slots[i] = slot;
+            let free = lanes.matches(0);
+            if free != 0 {
+                let lane = free.trailing_zeros() as usize;
+                lanes.tags[lane] = tag;
+                lanes.slots[lane] = slot;
                 return;
             }
             lanes = lanes.more.get_or_insert_with(|| Box::new(Lanes::empty()));
         }
     }
 
-    /// Takes a slot out; the last lanes of a chain are freed when they empty.
-    fn remove(&mut self, slot: Slot) -> bool {
-        for i in 0..LANES {
-            if self.tags[i] != 0 && self.slots[i] == slot {
-                self.tags[i] = 0;
-                // Fill the hole from the chain, so that the chain stays short.
-                if let Some(more) = &mut self.more {
-                    if let Some((tag, last)) = more.pop() {
-                        self.tags[i] = tag;
-                        self.slots[i] = last;
-                    }
-                    if more.is_empty() {
-                        self.more = None;
-                    }
-                }
-                return true;
-            }
+    /// Takes out what lies at a spot. Holes are filled from the end of the chain, so that it stays short.
+    #[inline]
+    fn remove(&mut self, spot: Spot) {
+        let filler = if self.more.is_some() { self.pop() } else { None };
+        let Some((tag, last)) = filler else {
+            self.tags[spot.lane] = 0;
+            return;
+        };
+        if last == spot.slot {
+            return;
         }
-        let Some(more) = &mut self.more else { return false };
-        let removed = more.remove(slot);
-        if more.is_empty() {
-            self.more = None;
+        let mut lanes = self;
+        for _ in 0..spot.depth {
+            // It ends before `depth` only if what was popped was the spot itself, which was seen to above.
+            let Some(more) = &mut lanes.more else { return };
+            lanes = more;
         }
-        removed
+        lanes.tags[spot.lane] = tag;
+        lanes.slots[spot.lane] = last;
     }
 
     fn is_empty(&self) -> bool {
-        self.more.is_none() && self.tags == [0; LANES + 1]
+        self.more.is_none() && self.taken() == 0
     }
 
+    /// Takes out the last of the chain; lanes that it empties are freed.
+    #[cold]
     fn pop(&mut self) -> Option<(u8, Slot)> {
         if let Some(more) = &mut self.more {
             let popped = more.pop();
@@ -167,14 +205,23 @@ impl Lanes {
     fn each(&self, mut f: impl FnMut(u8, Slot)) {
         let mut lanes = Some(self);
         while let Some(l) = lanes {
-            for i in 0..LANES {
-                if l.tags[i] != 0 {
-                    f(l.tags[i], l.slots[i]);
-                }
+            let mut taken = l.taken();
+            while taken != 0 {
+                let lane = taken.trailing_zeros() as usize;
+                f(l.tags[lane], l.slots[lane]);
+                taken &= taken - 1;
             }
             lanes = l.more.as_deref();
         }
     }
+}
+
+/// Where a slot lies in a bucket: so many lines down its chain, and the lane there.
+#[derive(Clone, Copy, Debug)]
+struct Spot {
+    depth: usize,
+    lane: usize,
+    slot: Slot,
 }
 
 #[repr(align(64))]
@@ -199,11 +246,21 @@ pub(crate) struct Cell<K, V> {
 
 impl<K, V> Cell<K, V> {
     /// The location of the key that is here, or was last.
+    #[inline]
     pub(crate) fn location(&self) -> u32 {
         self.location.load(Ordering::Acquire)
     }
 
+    /// # Safety
+    /// The cell's slot is linked, and the lock of its column is held for as long as the reference lives.
+    #[inline]
+    unsafe fn content(&self) -> &(K, V) {
+        // SAFETY: linked content is initialised, and under the lock nobody writes it (the module's argument).
+        unsafe { (*self.entry.get()).assume_init_ref() }
+    }
+
     /// Says where the entry of a slot will be linked, or is.
+    #[inline]
     pub(crate) fn set_location(&self, location: u32) {
         self.location.store(location, Ordering::Release);
     }
@@ -222,13 +279,6 @@ fn prefetch<T>(line: &T) {
     let _ = line;
 }
 
-/// A location and a round of linear hashing give a bucket.
-#[derive(Clone, Copy)]
-struct Place {
-    segment: usize,
-    offset: usize,
-}
-
 // SAFETY: all-zero bytes are an empty bucket: numbers, and a null `Option<Box>`.
 unsafe impl Zeroable for Bucket {}
 // SAFETY: all-zero bytes are a free cell: atomics of 0, and content that need not be initialised.
@@ -236,24 +286,33 @@ unsafe impl<K, V> Zeroable for Cell<K, V> {}
 // SAFETY: all-zero bytes are the number 0.
 unsafe impl Zeroable for AtomicU64 {}
 
+/// Where the cell of a slot is: the segment, and the index in the directory.
+#[inline]
+fn place(slot: Slot) -> (usize, usize) {
+    let index = slot as usize + FIRST_CELLS;
+    ((index.ilog2() - FIRST_CELLS.ilog2()) as usize, index)
+}
+
 /// The table of one shard.
 pub(crate) struct Table<K, V> {
     /// Buckets in the first segment: columns.
     base: u32,
     locks: Box<[ColumnLock]>,
-    /// The round of linear hashing in the high half, the next bucket to split in the low half. What it says of a column
-    /// changes only under that column's lock.
+    /// The mask of the location's bits that are used in this round of linear hashing in the high half, the next bucket
+    /// to split in the low half. What it says of a column changes only under that column's lock.
     state: AtomicU64,
     /// Held by whoever splits a bucket.
     splitting: Mutex<()>,
     /// Segment 0 has `base` buckets, segment `i` has `base << (i - 1)`.
-    buckets: [OnceLock<Segment<Bucket>>; 28],
-    /// Segment `i` has `FIRST_CELLS << i` cells.
-    cells: [OnceLock<Segment<Cell<K, V>>>; 27],
+    buckets: Directory<Bucket>,
+    /// By [`place`]. Segment `i` has `FIRST_CELLS << i` cells.
+    cells: Directory<Cell<K, V>>,
     /// Beside the cells, a bit for each slot: whether its entry was read since the policy last heard.
-    reads: [OnceLock<Segment<AtomicU64>>; 27],
-    /// Beside the cells, made on first use: the end of the time to live, in a cache that has a time to idle as well.
-    live_until: [OnceLock<Box<[AtomicU64]>>; 27],
+    reads: Directory<AtomicU64>,
+    /// Beside the cells, made on first use: the complement of the end of the time to live, in a cache that has a time to
+    /// idle as well.
+    live_until: Directory<AtomicU64>,
+    has_live_until: AtomicBool,
 }
 
 // SAFETY: by the module's argument, a shared table hands out `&K` and `&V` (under a shared lock) and moves `K` and `V`
@@ -274,23 +333,14 @@ impl<K, V> Table<K, V> {
             locks: (0..base).map(|_| ColumnLock(RwLock::new(()))).collect(),
             state: AtomicU64::new(0),
             splitting: Mutex::new(()),
-            buckets: [const { OnceLock::new() }; 28],
-            cells: [const { OnceLock::new() }; 27],
-            reads: [const { OnceLock::new() }; 27],
-            live_until: [const { OnceLock::new() }; 27],
+            buckets: Directory::new(),
+            cells: Directory::new(),
+            reads: Directory::new(),
+            live_until: Directory::new(),
+            has_live_until: AtomicBool::new(false),
         };
-        table.bucket_segment(0);
+        table.buckets.make(0, 0, base as usize);
         table
-    }
-
-    fn bucket_segment(&self, segment: usize) -> &[Bucket] {
-        self.buckets[segment].get_or_init(|| {
-            let len = match segment {
-                0 => self.base as usize,
-                s => (self.base as usize) << (s - 1),
-            };
-            Segment::new(len)
-        })
     }
 
     /// The column of a location.
@@ -302,60 +352,72 @@ impl<K, V> Table<K, V> {
     /// The bucket of a location in a state of the table.
     #[inline]
     fn bucket_in(&self, state: u64, location: u32) -> &Bucket {
-        let (round, split) = ((state >> 32) as u32, state as u32);
+        let (mask, split) = (state >> 32, state & u64::from(u32::MAX));
         let base = u64::from(self.base);
         let first = self.column(location);
-        let mut row = u64::from(location) & ((1u64 << round) - 1);
-        if row * base + first < u64::from(split) {
-            row = u64::from(location) & ((1u64 << (round + 1)) - 1);
-        }
-        self.bucket(Self::place_of(row, first, base))
+        let row = u64::from(location) & mask;
+        // A bucket that was split in this round uses one bit more. As arithmetic: a branch would be guessed wrong.
+        let was_split = u64::from(row * base + first < split);
+        let row = u64::from(location) & (mask + was_split * (mask + 1));
+        self.bucket(row, first)
     }
 
-    /// The bucket of a location. The lock of its column is held.
+    /// The bucket of a location, as things stand.
     #[inline]
     fn bucket_of(&self, location: u32) -> &Bucket {
         self.bucket_in(self.state.load(Ordering::Acquire), location)
     }
 
+    /// The segment that the buckets of a row are in.
     #[inline]
-    fn place_of(row: u64, first: u64, base: u64) -> Place {
-        if row == 0 {
-            return Place { segment: 0, offset: first as usize };
-        }
-        let high = 63 - row.leading_zeros();
-        Place { segment: high as usize + 1, offset: ((row - (1 << high)) * base + first) as usize }
+    fn segment_of(row: u64) -> usize {
+        (u64::BITS - row.leading_zeros()) as usize
     }
 
     #[inline]
-    fn bucket(&self, place: Place) -> &Bucket {
-        // Initialised: a state that leads here was stored after the segment was made.
-        &self.bucket_segment(place.segment)[place.offset]
+    fn bucket(&self, row: u64, first: u64) -> &Bucket {
+        let index = row * u64::from(self.base) + first;
+        // SAFETY: `first` is less than `base`, so the index is one of the rows of that segment.
+        match unsafe { self.buckets.get(Self::segment_of(row), index as usize) } {
+            Some(bucket) => bucket,
+            // A state that leads here was stored after the segment was made.
+            None => unreachable!("row {row} is not made yet"),
+        }
     }
 
     /// The cell of a slot that was given out by [`Self::ensure_cell`].
     #[inline]
     pub(crate) fn cell(&self, slot: Slot) -> &Cell<K, V> {
-        let (segment, offset) = Self::cell_place(slot);
-        match self.cells[segment].get() {
-            Some(cells) => &cells[offset],
+        let (segment, index) = place(slot);
+        // SAFETY: the place is that by which `ensure_cell` makes segments.
+        match unsafe { self.cells.get(segment, index) } {
+            Some(cell) => cell,
             None => unreachable!("slot {slot} was never given out"),
         }
     }
 
+    /// Makes sure that a slot has a cell. Slots are given out from 0 upward.
     #[inline]
-    fn cell_place(slot: Slot) -> (usize, usize) {
-        let at = u64::from(slot) + u64::from(FIRST_CELLS);
-        let high = 63 - at.leading_zeros();
-        ((high - FIRST_CELLS.trailing_zeros()) as usize, (at - (1 << high)) as usize)
+    pub(crate) fn ensure_cell(&self, slot: Slot) {
+        let (segment, _) = place(slot);
+        // The words of marks are made last.
+        if !self.reads.is_made(segment) {
+            let len = FIRST_CELLS << segment;
+            self.cells.make(segment, len, len);
+            self.reads.make(segment, len / 64, len / 64);
+        }
     }
 
-    /// Makes sure that a slot has a cell. Slots are given out from 0 upward.
-    pub(crate) fn ensure_cell(&self, slot: Slot) {
-        let (segment, _) = Self::cell_place(slot);
-        let len = (FIRST_CELLS as usize) << segment;
-        self.cells[segment].get_or_init(|| Segment::new(len));
-        self.reads[segment].get_or_init(|| Segment::new(len / 64));
+    /// Asks for the memory of a slot's cell.
+    #[inline]
+    pub(crate) fn prefetch_cell(&self, slot: Slot) {
+        prefetch(self.cell(slot));
+    }
+
+    /// Asks for the memory of the bucket that a slot's entry is in.
+    #[inline]
+    pub(crate) fn prefetch_bucket(&self, slot: Slot) {
+        prefetch(self.bucket_of(self.cell(slot).location()));
     }
 
     /// Notes that a slot's entry was read. Once that is noted, a further read writes nothing.
@@ -368,6 +430,7 @@ impl<K, V> Table<K, V> {
     }
 
     /// Whether a slot's entry was read since it was last asked.
+    #[inline]
     pub(crate) fn take_read(&self, slot: Slot) -> bool {
         let (word, bit) = self.read_mark(slot);
         word.load(Ordering::Relaxed) & bit != 0 && word.fetch_and(!bit, Ordering::Relaxed) & bit != 0
@@ -375,9 +438,10 @@ impl<K, V> Table<K, V> {
 
     #[inline]
     fn read_mark(&self, slot: Slot) -> (&AtomicU64, u64) {
-        let (segment, offset) = Self::cell_place(slot);
-        match self.reads[segment].get() {
-            Some(words) => (&words[offset / 64], 1 << (offset % 64)),
+        let (segment, index) = place(slot);
+        // SAFETY: as for cells, whose segments are whole words.
+        match unsafe { self.reads.get(segment, index / 64) } {
+            Some(word) => (word, 1 << (index % 64)),
             None => unreachable!("slot {slot} was never given out"),
         }
     }
@@ -402,30 +466,47 @@ impl<K, V> Table<K, V> {
     }
 
     /// The end of the time to live of a slot's entry, kept only where [`Self::set_live_until`] was called.
+    #[inline]
     pub(crate) fn live_until(&self, slot: Slot) -> u64 {
-        let (segment, offset) = Self::cell_place(slot);
-        self.live_until[segment].get().map_or(NEVER, |column| column[offset].load(Ordering::Relaxed))
+        if !self.has_live_until.load(Ordering::Acquire) {
+            return NEVER;
+        }
+        let (segment, index) = place(slot);
+        // SAFETY: as for cells.
+        let end = unsafe { self.live_until.get(segment, index) };
+        end.map_or(NEVER, |end| !end.load(Ordering::Relaxed))
     }
 
     /// Sets the end of the time to live of a slot's entry.
     pub(crate) fn set_live_until(&self, slot: Slot, at: u64) {
-        let (segment, offset) = Self::cell_place(slot);
-        let make = || (0..(FIRST_CELLS as usize) << segment).map(|_| AtomicU64::new(NEVER)).collect();
-        self.live_until[segment].get_or_init(make)[offset].store(at, Ordering::Relaxed);
+        let (segment, index) = place(slot);
+        self.live_until.make(segment, FIRST_CELLS << segment, FIRST_CELLS << segment);
+        // SAFETY: as for cells.
+        if let Some(end) = unsafe { self.live_until.get(segment, index) } {
+            end.store(!at, Ordering::Relaxed);
+        }
+        self.has_live_until.store(true, Ordering::Release);
     }
 
+    /// Takes the lock of a location's column by `lock`, and gives its bucket.
     #[inline]
-    fn share(&self, location: u32) -> (RwLockReadGuard<'_, ()>, &Lanes) {
+    fn bucket_under<'t, G>(&'t self, location: u32, lock: impl FnOnce(&'t RwLock<()>) -> G) -> (G, &'t Bucket) {
         // The locked instruction below holds up every access after it, but not a prefetch before it: the bucket is
         // fetched while the processor is still busy with what came before.
         let state = self.state.load(Ordering::Acquire);
         let mut bucket = self.bucket_in(state, location);
         prefetch(bucket);
-        let guard = self.locks[self.column(location) as usize].0.read();
+        let guard = lock(&self.locks[self.column(location) as usize].0);
         let now = self.state.load(Ordering::Acquire);
         if now != state {
             bucket = self.bucket_in(now, location);
         }
+        (guard, bucket)
+    }
+
+    #[inline]
+    fn share(&self, location: u32) -> (RwLockReadGuard<'_, ()>, &Lanes) {
+        let (guard, bucket) = self.bucket_under(location, |lock| lock.read());
         // SAFETY: the lock of its column is held shared for as long as the guard, which goes with the reference.
         let lanes = unsafe { &*bucket.0.get() };
         (guard, lanes)
@@ -440,25 +521,17 @@ impl<K, V> Table<K, V> {
         f: impl FnOnce(Slot, &Cell<K, V>, &K, &V) -> R,
     ) -> Option<R> {
         let (guard, lanes) = self.share(hash.location());
-        let slot = lanes.find(hash.tag(), |slot| {
+        let (spot, cell) = lanes.find(hash.tag(), |slot| {
+            let cell = self.cell(slot);
             // SAFETY: `slot` is linked in this bucket, whose column's lock is held shared.
-            let (key, _) = unsafe { self.content(slot) };
-            matches(key)
+            let (key, _) = unsafe { cell.content() };
+            matches(key).then_some(cell)
         })?;
-        let cell = self.cell(slot);
         // SAFETY: as above; the lock is held until `f` has returned.
-        let (key, value) = unsafe { self.content(slot) };
-        let result = f(slot, cell, key, value);
+        let (key, value) = unsafe { cell.content() };
+        let result = f(spot.slot, cell, key, value);
         drop(guard);
         Some(result)
-    }
-
-    /// # Safety
-    /// The slot is linked, and the lock of its column is held for as long as the reference lives.
-    #[inline]
-    unsafe fn content(&self, slot: Slot) -> &(K, V) {
-        // SAFETY: linked content is initialised, and under the lock nobody writes it (the module's argument).
-        unsafe { (*self.cell(slot).entry.get()).assume_init_ref() }
     }
 
     /// Locks the column of a hash exclusively.
@@ -469,21 +542,22 @@ impl<K, V> Table<K, V> {
 
     #[inline]
     fn lock_location(&self, location: u32) -> Locked<'_, K, V> {
-        let guard = self.locks[self.column(location) as usize].0.write();
-        Locked { table: self, bucket: self.bucket_of(location), _guard: guard }
+        let (guard, bucket) = self.bucket_under(location, |lock| lock.write());
+        Locked { table: self, bucket, _guard: guard }
     }
 
     /// Locks the bucket that a slot's entry is in. The answer is `None` if the slot is free, now that the lock is held.
-    pub(crate) fn lock_slot(&self, slot: Slot) -> Option<Locked<'_, K, V>> {
-        let location = &self.cell(slot).location;
+    #[inline]
+    pub(crate) fn lock_slot(&self, slot: Slot) -> Option<Occupied<'_, K, V>> {
+        let cell = self.cell(slot);
         loop {
-            let at = location.load(Ordering::Acquire);
+            let at = cell.location();
             let locked = self.lock_location(at);
-            if locked.holds(slot) {
-                return Some(locked);
+            if let Some(spot) = locked.lanes().find_slot(slot) {
+                return Some(Occupied { locked, spot, cell });
             }
             // Not in the bucket that its cell names: free, unless the cell was reused for another key in between.
-            if location.load(Ordering::Acquire) == at {
+            if cell.location() == at {
                 return None;
             }
         }
@@ -491,25 +565,33 @@ impl<K, V> Table<K, V> {
 
     /// Splits a bucket if the table is too full for `entries`; at most one for each call. Skips it if another thread
     /// is at it.
+    #[inline]
     pub(crate) fn grow(&self, entries: u64) {
         let state = self.state.load(Ordering::Relaxed);
-        let buckets = (u64::from(self.base) << (state >> 32)) + u64::from(state as u32);
-        if entries <= buckets * FILL {
-            return;
+        let split = u64::from(state as u32);
+        let buckets = u64::from(self.base) * ((state >> 32) + 1) + split;
+        if entries > buckets * FILL {
+            self.split();
         }
+    }
+
+    #[cold]
+    fn split(&self) {
         let Some(_splitting) = self.splitting.try_lock() else { return };
         let state = self.state.load(Ordering::Acquire);
-        let (round, split) = (state >> 32, u64::from(state as u32));
-        let base = u64::from(self.base);
-        let rows = 1u64 << round;
-        let target = Self::place_of(split / base + rows, split % base, base);
-        if target.segment >= self.buckets.len() {
+        let (mask, split) = (state >> 32, u64::from(state as u32));
+        let (base, rows) = (u64::from(self.base), mask + 1);
+        let (row, first) = (split / base, split % base);
+        let segment = Self::segment_of(row + rows);
+        // The whole of the next round must have its places, and be counted.
+        if segment >= self.buckets.room() || base * 2 * rows > u64::from(u32::MAX) {
             return;
         }
-        let source = Self::place_of(split / base, split % base, base);
-        let _column = self.locks[(split % base) as usize].0.write();
+        self.buckets.make(segment, (rows * base) as usize, (rows * base) as usize);
+        let _column = self.locks[first as usize].0.write();
         // SAFETY: both buckets are of this column, whose lock is held exclusively; they are two.
-        let (from, to) = unsafe { (&mut *self.bucket(source).0.get(), &mut *self.bucket(target).0.get()) };
+        let (from, to) =
+            unsafe { (&mut *self.bucket(row, first).0.get(), &mut *self.bucket(row + rows, first).0.get()) };
         let mut moved = Vec::new();
         from.each(|tag, slot| {
             if u64::from(self.cell(slot).location.load(Ordering::Relaxed)) & rows != 0 {
@@ -517,27 +599,29 @@ impl<K, V> Table<K, V> {
             }
         });
         for (tag, slot) in moved {
-            from.remove(slot);
+            if let Some(spot) = from.find_slot(slot) {
+                from.remove(spot);
+            }
             to.add(tag, slot);
         }
-        let next = if split + 1 == rows * base { (round + 1) << 32 } else { state + 1 };
+        let next = if split + 1 == rows * base { (2 * mask + 1) << 32 } else { state + 1 };
         self.state.store(next, Ordering::Release);
     }
 
     /// Drops every entry. For `Drop` and tests; a table in use is emptied by unlinking.
     fn clear(&mut self) {
-        for segment in &mut self.buckets {
-            for bucket in segment.get_mut().into_iter().flat_map(|buckets| buckets.iter_mut()) {
-                let lanes = std::mem::replace(bucket.0.get_mut(), Lanes::empty());
-                lanes.each(|_, slot| {
-                    let (segment, offset) = Self::cell_place(slot);
-                    if let Some(cells) = self.cells[segment].get() {
-                        // SAFETY: the slot was linked, so its content is initialised; `&mut self` means that nobody
-                        // else is here, and the lanes that named it are gone.
-                        unsafe { (*cells[offset].entry.get()).assume_init_drop() };
-                    }
-                });
-            }
+        let Table { buckets, cells, .. } = self;
+        for bucket in buckets.segments_mut().flat_map(|segment| segment.iter_mut()) {
+            let lanes = std::mem::replace(bucket.0.get_mut(), Lanes::empty());
+            lanes.each(|_, slot| {
+                let (segment, index) = place(slot);
+                // SAFETY: the place is that of the slot, as in `cell`.
+                if let Some(cell) = unsafe { cells.get(segment, index) } {
+                    // SAFETY: the slot was linked, so its content is initialised; `&mut self` means that nobody else is
+                    // here, and the lanes that named it are gone.
+                    unsafe { (*cell.entry.get()).assume_init_drop() };
+                }
+            });
         }
     }
 }
@@ -555,7 +639,7 @@ pub(crate) struct Locked<'t, K, V> {
     _guard: RwLockWriteGuard<'t, ()>,
 }
 
-impl<K, V> Locked<'_, K, V> {
+impl<'t, K, V> Locked<'t, K, V> {
     fn lanes(&self) -> &Lanes {
         // SAFETY: the lock of its column is held exclusively, and through `&self` nobody writes.
         unsafe { &*self.bucket.0.get() }
@@ -566,35 +650,18 @@ impl<K, V> Locked<'_, K, V> {
         unsafe { &mut *self.bucket.0.get() }
     }
 
-    /// The slot of a key.
+    /// Looks for a key; gives the lock back where it is not there.
     #[inline]
-    pub(crate) fn find(&self, hash: Hash, matches: impl Fn(&K) -> bool) -> Option<Slot> {
-        self.lanes().find(hash.tag(), |slot| {
+    pub(crate) fn find(self, hash: Hash, matches: impl Fn(&K) -> bool) -> Result<Occupied<'t, K, V>, Self> {
+        let found = self.lanes().find(hash.tag(), |slot| {
+            let cell = self.table.cell(slot);
             // SAFETY: `slot` is linked in this bucket, whose column's lock is held.
-            matches(unsafe { &self.table.content(slot).0 })
-        })
-    }
-
-    fn holds(&self, slot: Slot) -> bool {
-        let mut held = false;
-        self.lanes().each(|_, s| held |= s == slot);
-        held
-    }
-
-    /// The entry of a slot that was found under this lock.
-    pub(crate) fn entry(&self, slot: Slot) -> (&K, &V) {
-        assert!(self.holds(slot), "slot {slot} is not in this bucket");
-        // SAFETY: linked here, as just asserted, and the lock is held for as long as `self` is borrowed.
-        let (key, value) = unsafe { self.table.content(slot) };
-        (key, value)
-    }
-
-    /// Replaces the value of a slot that was found under this lock.
-    pub(crate) fn replace(&mut self, slot: Slot, value: V) -> V {
-        assert!(self.holds(slot), "slot {slot} is not in this bucket");
-        // SAFETY: linked here, as just asserted, and the lock is held exclusively.
-        let entry = unsafe { (*self.table.cell(slot).entry.get()).assume_init_mut() };
-        std::mem::replace(&mut entry.1, value)
+            matches(unsafe { &cell.content().0 }).then_some(cell)
+        });
+        match found {
+            Some((spot, cell)) => Ok(Occupied { locked: self, spot, cell }),
+            None => Err(self),
+        }
     }
 
     /// Puts an entry into a free slot and links it here.
@@ -609,13 +676,44 @@ impl<K, V> Locked<'_, K, V> {
         unsafe { (*cell.entry.get()).write((key, value)) };
         self.lanes_mut().add(hash.tag(), slot);
     }
+}
 
-    /// Takes an entry out of a slot that was found under this lock. The caller owns the slot then.
+/// An entry, under the exclusive lock of its column: as long as this lives, its slot is linked.
+pub(crate) struct Occupied<'t, K, V> {
+    locked: Locked<'t, K, V>,
+    spot: Spot,
+    pub(crate) cell: &'t Cell<K, V>,
+}
+
+impl<'t, K, V> Occupied<'t, K, V> {
     #[inline]
-    pub(crate) fn unlink(&mut self, slot: Slot) -> (K, V) {
-        assert!(self.lanes_mut().remove(slot), "slot {slot} is not in this bucket");
+    pub(crate) fn slot(&self) -> Slot {
+        self.spot.slot
+    }
+
+    #[inline]
+    pub(crate) fn entry(&self) -> (&K, &V) {
+        // SAFETY: linked, and the lock is held for as long as `self` is borrowed.
+        let (key, value) = unsafe { self.cell.content() };
+        (key, value)
+    }
+
+    /// Replaces the value.
+    #[inline]
+    pub(crate) fn replace(&mut self, value: V) -> V {
+        // SAFETY: linked, and the lock is held exclusively; `&mut self` is the only way to it.
+        let entry = unsafe { (*self.cell.entry.get()).assume_init_mut() };
+        std::mem::replace(&mut entry.1, value)
+    }
+
+    /// Takes the entry out. The caller owns the slot then; the lock goes on for as long as the rest of the answer.
+    #[inline]
+    pub(crate) fn unlink(self) -> ((K, V), Locked<'t, K, V>) {
+        let Occupied { mut locked, spot, cell } = self;
+        locked.lanes_mut().remove(spot);
         // SAFETY: it was linked here until just now, so it is initialised, and nobody else reaches it any more.
-        unsafe { (*self.table.cell(slot).entry.get()).assume_init_read() }
+        let entry = unsafe { (*cell.entry.get()).assume_init_read() };
+        (entry, locked)
     }
 }
 
@@ -640,8 +738,7 @@ mod tests {
 
     fn insert(table: &Table<u64, String>, slot: Slot, key: u64) {
         table.ensure_cell(slot);
-        let mut locked = table.lock(hash(key));
-        assert_eq!(locked.find(hash(key), |k| *k == key), None);
+        let Err(mut locked) = table.lock(hash(key)).find(hash(key), |k| *k == key) else { panic!("{key} is there") };
         // SAFETY: each test gives a slot out once.
         unsafe { locked.link(hash(key), slot, key, key.to_string()) };
         drop(locked);
@@ -666,7 +763,7 @@ mod tests {
             }
             // Buckets stay evenly full: linear hashing that split the wrong ones would chain.
             let state = table.state.load(Ordering::Relaxed);
-            assert!(((u64::from(table.base) << (state >> 32)) + u64::from(state as u32)) * FILL >= n);
+            assert!((u64::from(table.base) * ((state >> 32) + 1) + u64::from(state as u32)) * FILL >= n);
         }
     }
 
@@ -677,8 +774,8 @@ mod tests {
             insert(&table, key as Slot, key);
         }
         for slot in (0..150).step_by(2) {
-            let mut locked = table.lock_slot(slot).expect("it is linked");
-            assert_eq!(locked.unlink(slot), (u64::from(slot), slot.to_string()));
+            let (entry, locked) = table.lock_slot(slot).expect("it is linked").unlink();
+            assert_eq!(entry, (u64::from(slot), slot.to_string()));
             drop(locked);
             assert!(table.lock_slot(slot).is_none());
         }
@@ -695,8 +792,9 @@ mod tests {
             lanes.add(7, slot);
         }
         for slot in (0..40).rev().step_by(3).chain((0..40).filter(|s| s % 3 != 0)) {
-            assert!(lanes.remove(slot));
-            assert!(!lanes.remove(slot));
+            let spot = lanes.find_slot(slot).expect("it is there");
+            lanes.remove(spot);
+            assert!(lanes.find_slot(slot).is_none());
         }
         assert!(lanes.is_empty());
     }

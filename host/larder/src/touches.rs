@@ -3,7 +3,7 @@
 //!
 //! Each thread has a *stripe* of counters to itself while there are stripes; threads beyond that share one.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 use crate::eviction::Slot;
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -27,31 +27,48 @@ pub(crate) struct Touches {
     ordered: Mutex<Vec<Slot>>,
 }
 
-/// The lowest number that no other living thread has.
+/// What a thread that has no number yet, or none any more, goes by.
+const NONE: usize = usize::MAX;
+
+thread_local! {
+    // Without a destructor, so that it is read with one instruction.
+    static NUMBER: Cell<usize> = const { Cell::new(NONE) };
+}
+
+/// The lowest number that no other living thread has. In the destructors of a thread that ends: that of nobody.
+#[inline]
 fn thread_number() -> usize {
-    static FREE: std::sync::Mutex<(Vec<usize>, usize)> = std::sync::Mutex::new((Vec::new(), 0));
-    struct Number(usize);
-    impl Number {
-        fn take() -> Self {
-            let mut free = FREE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let lowest = (0..free.0.len()).min_by_key(|&at| free.0[at]);
-            Number(match lowest {
-                Some(at) => free.0.swap_remove(at),
-                None => {
-                    free.1 += 1;
-                    free.1 - 1
-                }
-            })
-        }
+    match NUMBER.get() {
+        NONE => take_number(),
+        number => number,
     }
-    impl Drop for Number {
+}
+
+#[cold]
+fn take_number() -> usize {
+    static FREE: std::sync::Mutex<(Vec<usize>, usize)> = std::sync::Mutex::new((Vec::new(), 0));
+    /// Gives the number back when its thread ends.
+    struct Held(usize);
+    impl Drop for Held {
         fn drop(&mut self) {
+            NUMBER.set(NONE);
             FREE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).0.push(self.0);
         }
     }
-    thread_local!(static NUMBER: OnceCell<Number> = const { OnceCell::new() });
-    // In the destructors of a thread that ends: share.
-    NUMBER.try_with(|number| number.get_or_init(Number::take).0).unwrap_or(usize::MAX)
+    thread_local!(static HELD: OnceCell<Held> = const { OnceCell::new() });
+    let take = || {
+        let mut free = FREE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let lowest = (0..free.0.len()).min_by_key(|&at| free.0[at]);
+        Held(match lowest {
+            Some(at) => free.0.swap_remove(at),
+            None => {
+                free.1 += 1;
+                free.1 - 1
+            }
+        })
+    };
+    let number = HELD.try_with(|held| held.get_or_init(take).0);
+    number.inspect(|&number| NUMBER.set(number)).unwrap_or(NONE)
 }
 
 impl Touches {
