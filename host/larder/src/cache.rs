@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::builder::Builder;
+use crate::clock::Stopwatch;
 use crate::eviction::{NEVER, Slot};
 use crate::flights::{Board, Boarding, Ended, Outcome, Ticket};
 use crate::shard::{Due, Removed, Shard, Terms};
@@ -588,7 +589,7 @@ where
             match board.board(hash.0, &key, Some(landed), || self.peek(&key), || None) {
                 Ok(value) => return Ok(value),
                 Err(Boarding::Lead(lead)) => {
-                    let began = Instant::now();
+                    let began = Stopwatch::start();
                     let loaded = load().map_err(Arc::new);
                     let cost = self.inner.loads.count(began.elapsed(), loaded.is_ok());
                     let outcome = || loaded.clone().map_err(|error| error as Arc<dyn Any + Send + Sync>);

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::Cache;
 use crate::cache::Inner;
+use crate::clock::Stopwatch;
 use crate::eviction::{Batch, Eviction, Fault, Limits, Slot};
 use crate::policy::{Module, Policy, PolicyError};
 
@@ -540,7 +541,11 @@ where
     S: Send + Sync,
 {
     fn chores(&self) {
-        self.settle();
+        for shard in &self.shards {
+            let mut removed = Vec::new();
+            shard.tidy(self.clock.now_ms(), &mut removed);
+            self.notify(removed);
+        }
         let reads = self.reads();
         {
             let mut samples = self.control.samples.lock();
@@ -570,6 +575,8 @@ where
     static WATCHED: OnceLock<Mutex<Vec<Weak<dyn Chores>>>> = OnceLock::new();
     let watched = WATCHED.get_or_init(|| {
         let spawned = std::thread::Builder::new().name("larder-chores".into()).spawn(|| {
+            std::thread::sleep(EVERY);
+            Stopwatch::calibrate();
             loop {
                 std::thread::sleep(EVERY);
                 let Some(watched) = WATCHED.get() else { continue };

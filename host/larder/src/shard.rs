@@ -23,6 +23,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::RemovalCause;
+use crate::clock::Stopwatch;
 use crate::eviction::{Batch, Entries, Eviction, Fault, NEVER, Ranking, Slot};
 use crate::sync::{Mutex, MutexGuard, Ordering};
 use crate::table::{Hash, Occupied, Table};
@@ -175,6 +176,8 @@ pub(crate) struct Seat {
     log: Option<Vec<Logged>>,
     /// Where the host's own eviction goes on looking.
     hand: Slot,
+    /// The policy calls when [`Shard::tidy`] was here last.
+    calls_seen: u64,
     pub(crate) tally: Tally,
 }
 
@@ -235,6 +238,7 @@ impl<K, V> Shard<K, V> {
                 marks: Marks::default(),
                 log: None,
                 hand: 0,
+                calls_seen: 0,
                 tally: Tally::default(),
             }),
             exact: AtomicBool::new(true),
@@ -474,6 +478,20 @@ impl<K, V> Shard<K, V> {
         self.settle_seat(&mut seat, now, removed);
     }
 
+    /// Takes out what expired; and where nothing has happened since the last time, does what waits for more to come
+    /// together. Where something has, traffic sees to that, in batches that do not depend on when this is called.
+    pub(crate) fn tidy(&self, now: u64, removed: &mut Vec<Removed<K, V>>) {
+        // Who holds it does the same right now.
+        let Some(mut seat) = self.seat.try_lock() else { return };
+        let calls = seat.tally.policy_calls;
+        if std::mem::replace(&mut seat.calls_seen, calls) == calls {
+            self.settle_seat(&mut seat, now, removed);
+        } else {
+            let now = now.max(seat.batch.now);
+            self.expire(&mut seat, now, removed);
+        }
+    }
+
     fn settle_seat(&self, seat: &mut Seat, now: u64, removed: &mut Vec<Removed<K, V>>) {
         for _ in 0..3 {
             self.run_batch(seat, now, removed);
@@ -698,7 +716,7 @@ impl<K, V> Shard<K, V> {
         }
         let told = victims.len();
         if let Some(policy) = &mut seat.policy {
-            let began = Instant::now();
+            let began = Stopwatch::start();
             let answer = policy.advance(&seat.batch, victims);
             seat.tally.policy_nanos += began.elapsed().as_nanos() as u64;
             seat.tally.policy_calls += 1;
