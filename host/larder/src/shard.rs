@@ -31,7 +31,7 @@ use crate::timers::Timers;
 use crate::touches::Touches;
 
 /// The most arrivals that wait for the policy, where nothing smaller was asked for.
-pub(crate) const MOST_BATCH: u32 = 64;
+pub(crate) const MOST_BATCH: u32 = 128;
 /// A batch is at most this fraction of the residents.
 const BATCH_FRACTION: u64 = 128;
 /// For each arrival, maintenance looks which of 64 slots were read, one word; and at no fewer words than this in a batch,

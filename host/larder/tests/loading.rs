@@ -444,6 +444,69 @@ fn updates_run_one_after_the_other() {
     assert_eq!(cache.get(&1), Some(8_000));
 }
 
+/// Spreads small keys over the whole range of hashes, in order, so that two of them never share a lock here.
+#[derive(Clone, Copy)]
+struct Spread;
+
+impl std::hash::BuildHasher for Spread {
+    type Hasher = SpreadHasher;
+    fn build_hasher(&self) -> SpreadHasher {
+        SpreadHasher(0)
+    }
+}
+
+struct SpreadHasher(u64);
+
+impl std::hash::Hasher for SpreadHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are u64");
+    }
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key << 28 | key << 60;
+    }
+}
+
+/// An update reads the old value after the invalidation of all has begun, and ends after the entry is gone: what it made
+/// of the old value does not come back.
+#[test]
+fn an_update_does_not_bring_back_what_was_invalidated() {
+    let cache = Cache::<u64, u64>::builder()
+        .max_capacity(100)
+        .policy(Policy::builtin("lru").unwrap())
+        .hasher(Spread)
+        .build()
+        .unwrap();
+    cache.insert(0, 0);
+    cache.insert(8, 80);
+    let (begun, read, gone) = (Gate::default(), Gate::default(), Gate::default());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Entry by entry, in order of arrival.
+            cache.invalidate_entries_if(|&key, _| {
+                if key == 0 {
+                    begun.open();
+                    read.pass();
+                }
+                true
+            });
+            gone.open();
+        });
+        begun.pass();
+        let updated = cache.entry(8).and_upsert_with(|old| {
+            read.open();
+            gone.pass();
+            old.unwrap() + 1
+        });
+        assert_eq!(updated.into_value(), 81, "the caller gets what it made");
+    });
+    assert_eq!(cache.get(&8), None);
+    assert_eq!(cache.entry(8).and_upsert_with(|old| old.map_or(1, |n| n + 1)).into_value(), 1);
+    assert_eq!(cache.get(&8), Some(1));
+}
+
 #[test]
 fn entries_are_filled_once() {
     let cache = cache::<u64>();
