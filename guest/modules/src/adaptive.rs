@@ -24,19 +24,31 @@
 //!   is counted like a hit's, so that the odds do not depend on what the policy itself chose to evict (LHD must
 //!   explore for that), and the entry goes on where it was.
 //! - **A census.** Intervals that last are evidence too (a scan's entries are never used again, which nothing
-//!   reports). The draws for a victim and the ghosts' sets are random samples of both populations, and are counted as
-//!   such.
+//!   reports). Where the hash of a victim points among the residents and among the ghosts, a few are counted: random
+//!   samples of both populations.
 //! - **Parents.** Odds of a class are drawn towards the product of what is known by uses alone and by interval alone,
 //!   and these towards the odds of all: sparse classes, small caches and beginnings behave sensibly (like LRU that
 //!   distrusts newcomers).
 //!
-//! A victim comes out of a pool of 32 good candidates that 16 draws renew each time; below 49 slots all are looked
-//! at. A read costs one record of 8 bytes and one count: no lists, no order.
+//! # Finding the victim
+//!
+//! A hand goes round over the residents, slot by slot, and takes the first that is worth less than a bound. The bound
+//! moves so that one in eight looks finds one: it is the worth that an eighth of the residents do not reach. The
+//! hand reads memory in order and the worth of a class and age from a table of 32 KB, so that a look is a few
+//! nanoseconds, and there is no list, no order and no draw. Below 49 slots all are looked at.
+//!
+//! One that comes in takes a slot just behind the hand, and would have a whole turn to itself, which is an eighth of
+//! the cache for those that are never used again. So each newcomer is looked at once more soon, after as many victims
+//! as are a 64th of the residents. And where the newcomer itself is worth less than the bound, only somebody worth
+//! still less goes for it, if one is met in eight looks.
+//!
+//! Learning is done in small steps, at most four an arrival, and never all at once.
 //!
 //! # Memory
 //!
 //! 8 bytes a resident (class and time 4, hash 4) and 16 for its four ghosts of 4 bytes: 24, and 4 more where there
-//! are weights. 175 KB of histograms and at least 32 KB of ghosts whatever the size.
+//! are weights; and a 16th of a byte for newcomers on trial. 210 KB of histograms and worth and at least 32 KB of
+//! ghosts whatever the size.
 //!
 //! # Roads not taken, with what they measured
 //!
@@ -50,10 +62,21 @@
 //! | prior weight of 16 intervals; of 32 | + 0.06; + 0.02 more |
 //! | uses up to about 60, by chance; interval by half octaves, the mean of four | + 0.26 |
 //! | an eighth of the way rather than a quarter | + 0.02, not taken: slower to follow |
-//! | 64 draws and a pool of 64 | - 0.04: the odds are the limit, not the draws |
-//! | 8 draws rather than 16 | - 0.05 |
 //! | newcomers distrusted at first | + 0.03 |
 //! | four ghosts rather than 2.25 | + 0.02; on a storage trace at 1 %, 3.6 rather than 3.2 |
+//!
+//! How the victim is found, over 12 cells (six of these traces, at 0.1 and 1 %), and on a storage trace at 5 %:
+//!
+//! | variant | points | storage |
+//! |---|---|---|
+//! | 16 random draws into a pool of the 32 best, three to five times the work | 19.89 | 21.6 |
+//! | blocks of 64 slots, sorted: the 8 least are the next victims | 19.86 | 19.8 |
+//! | the hand and its bound | 19.91 | 20.3 |
+//! | and newcomers looked at again; after a 16th of the residents | 19.89 | 21.6 |
+//! | after a 64th; a 128th | 19.90; 19.89 | 21.7; 21.3 |
+//! | a 64th, and one look in 48 that finds nobody sets the bound so that its like are found | 19.95 | 21.7 |
+//! | six looks rather than eight | 19.90 | 21.6 |
+//! | rounds of learning half as often | - 0.06 | |
 //!
 //! Not tried further: experts with shadow caches (set dueling, LeCaR, CACHEUS), since the best expert in hindsight,
 //! which they approach from below, is already behind.
@@ -71,7 +94,7 @@ mod past;
 #[cfg(test)]
 mod tests;
 
-use alloc::vec::Vec;
+use alloc::{collections::VecDeque, vec::Vec};
 
 use larder_guest::kit::Weights;
 use larder_guest::{About, Arrival, Change, Eviction, Limits, Parameters, Refusal, Slot, Victims};
@@ -86,18 +109,26 @@ const GHOSTS: usize = 4;
 /// Ghosts at least: a cache of ten entries learns from a longer past than its size would give it.
 const LEAST_GHOSTS: usize = 8192;
 
-/// Residents drawn at random for each victim.
-const DRAWS: usize = 16;
+/// A cache of no more slots is looked through for each victim.
+const SMALL: usize = 48;
 
-/// Draws that are neighbours, and so on one cache line. Slots are filled in no order that matters, and so neighbours
-/// are as good a sample (0.001 points less, measured) at a quarter of the memory reads.
-const RUN: usize = 4;
+/// Looks for each victim, on average.
+const LOOKS: usize = 8;
 
-/// How many of those the census counts.
+/// Looks that find nobody below the bound, after which the least will do.
+const MOST_LOOKS: usize = 48;
+
+/// By how much the bound moves for each look more or less, in 1024ths of an octave.
+const GAIN: i32 = 8;
+
+/// Newcomers are looked at again after so many victims: one in this many residents.
+const TRIAL: usize = 64;
+
+/// A victim counts for the census once in so many requests, in a cache of less than 1024 and in others.
+const COUNTED: [u64; 2] = [4, 16];
+
+/// How many residents the census counts for each such victim.
 const CENSUS: usize = 4;
-
-/// Candidates that are kept from one victim to the next.
-const POOL: usize = 32;
 
 /// What was learned fades over this many requests for each resident.
 const MEMORY: usize = 20;
@@ -105,24 +136,28 @@ const MEMORY: usize = 20;
 /// Or over this many, in a small cache.
 const LEAST_MEMORY: usize = 4096;
 
-/// Classes that one arrival may bring up to date.
-const STEPS: usize = 8;
+/// Steps of learning that one arrival may take.
+const STEPS: usize = 4;
+
+/// Steps in a round, where all classes are known.
+const ROUND_STEPS: u64 = 300;
+
+/// Rounds while what was learned fades.
+const ROUNDS: u64 = 8;
+
+/// The worth of nobody.
+const NONE: i32 = odds::NONE as i32;
 
 /// Residents at which the unit of time is one request; it doubles with them.
 const FINE: usize = 4096;
-
-/// A resident.
-#[derive(Clone, Copy, Debug)]
-struct Resident {
-    past: Past,
-    hash: u32,
-}
 
 /// Evicts whoever promises least hits for the room it takes. See the [module](self).
 #[derive(Debug)]
 pub struct Adaptive {
     weights: Weights,
-    residents: Vec<Resident>,
+    /// Residents by slot, and the hashes of their keys.
+    residents: Vec<Past>,
+    hashes: Vec<u32>,
     live: usize,
     expected: Option<usize>,
     ghosts: Ghosts,
@@ -131,22 +166,21 @@ pub struct Adaptive {
     ticks: u64,
     /// A unit of time is 2 to this many requests.
     unit: u32,
-    /// Candidates for eviction: what each was worth when it was looked at last, and its slot.
-    pool: Vec<(f32, Slot)>,
-    /// The place of the candidate that is worth most, when the pool is full.
-    most: usize,
-    /// The place of the candidate to look at again next.
-    turn: usize,
-    /// The slot to go on from where draws find nobody.
+    /// The slot that the hand is at.
     hand: usize,
-    random: u64,
+    /// Who is worth less than this may go.
+    bound: i32,
+    /// Newcomers to look at again, the first one first.
+    trial: VecDeque<Slot>,
+    /// Whether there ever was a weight other than 1.
+    weighted: bool,
     /// When the last round of learning began, and when the next one may.
     round_began: u64,
     next_round: u64,
-    /// When the next class has its turn, and how long after it the one after.
+    /// When the next step of learning is due, and how long after it the one after.
     next_step: u64,
     stride: u64,
-    /// Whether the next victim counts for the census: in a cache that is not small, one in four is enough.
+    /// Whether the next victim counts for the census.
     counts: bool,
     /// Victims that counted, faded as the counts are.
     sampled: f32,
@@ -158,23 +192,25 @@ impl Adaptive {
         (self.ticks >> self.unit) as u32
     }
 
+    /// What a resident is worth for its weight, as a logarithm; most where there is none.
     #[inline]
-    fn worth(&self, slot: Slot, now: u32) -> f32 {
-        self.odds.worth(self.residents[slot as usize].past, now) / self.weights.get(slot) as f32
+    fn worth(&self, slot: Slot, now: u32) -> i32 {
+        self.worth_of(self.residents[slot as usize], slot, now)
+    }
+
+    #[inline]
+    fn worth_of(&self, past: Past, slot: Slot, now: u32) -> i32 {
+        let worth = i32::from(self.odds.worth(past, now));
+        if self.weighted && worth < NONE {
+            worth - odds::quantised(self.weights.get(slot) as f32) as i32
+        } else {
+            worth
+        }
     }
 
     #[inline]
     fn is_resident(&self, slot: Slot) -> bool {
-        self.residents[slot as usize].past != Past::ABSENT
-    }
-
-    fn draw(&mut self) -> Slot {
-        // xorshift64*, and the high bits scaled to the number of slots.
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        let high = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-        ((high * self.residents.len() as u64) >> 32) as Slot
+        self.residents[slot as usize] != Past::ABSENT
     }
 
     /// Learns, a class at a time, at a pace that comes round once for each turnover of the cache.
@@ -190,9 +226,9 @@ impl Adaptive {
             self.odds.begin(scale, keep);
             self.sampled *= keep;
             self.round_began = self.ticks;
-            let round = (self.live as u64).max(512).min((self.ticks / 8).max(64));
+            let round = (memory as u64 / ROUNDS).min((self.ticks / ROUNDS).max(64));
             self.next_round = self.ticks + round;
-            self.stride = (round / past::CLASSES as u64).max(1);
+            self.stride = round / ROUND_STEPS;
             self.next_step = self.ticks;
         }
         // After many reads without an arrival there is some catching up to do; not all at once.
@@ -205,136 +241,104 @@ impl Adaptive {
         }
     }
 
-    /// Brings the worth of a candidate up to date; whether it is still resident (it leaves the pool if not).
-    fn look_again(&mut self, at: usize, now: u32) -> bool {
-        let slot = self.pool[at].1;
-        if self.is_resident(slot) {
-            self.pool[at].0 = self.worth(slot, now);
-            return true;
-        }
-        self.pool.swap_remove(at);
-        false
-    }
-
-    fn find_most(&mut self) {
-        self.most = 0;
-        for (i, candidate) in self.pool.iter().enumerate() {
-            if candidate.0 > self.pool[self.most].0 {
-                self.most = i;
-            }
-        }
-    }
-
-    /// Chooses a victim among all, in a small cache, or those drawn and kept.
+    /// Chooses a victim, which may be the newcomer.
     fn choose(&mut self, now: u32, newcomer: Slot) -> Slot {
-        let census =
-            if self.live == 0 { 0.0 } else { WAYS as f32 * self.live as f32 / self.ghosts.room().max(1) as f32 };
-        let mut best = (f32::INFINITY, newcomer);
-        if self.residents.len() <= POOL + DRAWS {
-            for slot in 0..self.residents.len() as Slot {
-                if self.is_resident(slot) {
-                    let worth = self.worth(slot, now);
-                    if worth < best.0 {
-                        best = (worth, slot);
-                    }
-                    if self.counts {
-                        self.odds.met(self.residents[slot as usize].past, now, census / self.live as f32);
-                    }
+        let own = self.worth(newcomer, now);
+        if self.residents.len() <= SMALL {
+            let all = (0..self.residents.len() as Slot).map(|slot| (self.worth(slot, now), slot));
+            return all.fold((own, newcomer), |least, one| least.min(one)).1;
+        }
+        let (sought, most) = if own < self.bound { (own, LOOKS) } else { (self.bound, MOST_LOOKS) };
+        if self.trial.len() > self.live / TRIAL
+            && let Some(slot) = self.trial.pop_front()
+            && self.worth(slot, now) < sought
+        {
+            self.adapt(1, own);
+            return slot;
+        }
+        let ((least, victim), looks) = self.sweep(now, sought, most, (own, newcomer));
+        if least < self.bound {
+            self.adapt(looks, own);
+        } else {
+            // Nobody is worth so little any more: from now on who is worth no more than this one goes.
+            self.bound = least + 1;
+        }
+        victim
+    }
+
+    /// Moves the hand on to somebody who is worth less than what is sought, or for the most looks and as long as there
+    /// is nobody at all; answers with the least it met, and in how many looks.
+    #[inline]
+    fn sweep(&mut self, now: u32, sought: i32, most: usize, mut least: (i32, Slot)) -> ((i32, Slot), usize) {
+        let mut looks = 0;
+        while looks < most || least.0 == NONE {
+            let from = self.hand;
+            let to = (from + most).min(self.residents.len());
+            for (slot, &past) in (from as Slot..).zip(&self.residents[from..to]) {
+                let worth = self.worth_of(past, slot, now);
+                if worth < least.0 {
+                    least = (worth, slot);
+                }
+                if worth < sought {
+                    self.hand = (slot as usize + 1) % self.residents.len();
+                    return (least, looks + slot as usize + 1 - from);
                 }
             }
-            return best.1;
+            looks += to - from;
+            self.hand = if to == self.residents.len() { 0 } else { to };
         }
-        // The worth of a candidate changes slowly, unless it is read: each is looked at again in turn, and any just
-        // before it goes.
-        if !self.pool.is_empty() {
-            let at = self.turn % self.pool.len();
-            self.turn = at + 1;
-            self.look_again(at, now);
+        (least, looks)
+    }
+
+    /// Moves the bound, unless it was not the bound that was sought for.
+    #[inline]
+    fn adapt(&mut self, looks: usize, own: i32) {
+        if own >= self.bound {
+            self.bound = self.bound.saturating_add((looks as i32 - LOOKS as i32) * GAIN);
         }
-        let (mut start, len) = (0, self.residents.len());
-        for i in 0..DRAWS {
-            if i % RUN == 0 {
-                start = self.draw() as usize / RUN * RUN;
+    }
+
+    /// Counts a random few of the residents and of the ghosts: those where the hash of a victim points.
+    fn census(&mut self, hash: u32, now: u32) {
+        let len = self.residents.len();
+        let weight = (WAYS * len) as f32 / (CENSUS.min(len) * self.ghosts.room().max(1)) as f32;
+        let mut at = ((u64::from(hash) * len as u64) >> 32) as usize;
+        for _ in 0..CENSUS.min(len) {
+            if self.is_resident(at as Slot) {
+                self.odds.met(self.residents[at], now, weight);
             }
-            let slot = (start + i % RUN).min(len - 1) as Slot;
-            let past = self.residents[slot as usize].past;
-            if past == Past::ABSENT {
-                continue;
-            }
-            if i < CENSUS && self.counts {
-                self.odds.met(past, now, census / CENSUS as f32);
-            }
-            let worth = self.worth(slot, now);
-            if self.pool.len() < POOL {
-                if self.pool.iter().all(|&(_, other)| other != slot) {
-                    self.pool.push((worth, slot));
-                }
-                if self.pool.len() == POOL {
-                    self.find_most();
-                }
-            } else if worth < self.pool[self.most].0 && self.pool.iter().all(|&(_, other)| other != slot) {
-                self.pool[self.most] = (worth, slot);
-                self.find_most();
-            }
+            at = if at + 1 == len { 0 } else { at + 1 };
         }
-        let own = if self.is_resident(newcomer) { self.worth(newcomer, now) } else { f32::INFINITY };
-        while !self.pool.is_empty() {
-            let mut least = 0;
-            for (i, candidate) in self.pool.iter().enumerate() {
-                if candidate.0 < self.pool[least].0 {
-                    least = i;
-                }
-            }
-            let (worth, slot) = self.pool[least];
-            if own < worth {
-                return newcomer;
-            }
-            if self.look_again(least, now) && self.pool[least].0 <= worth {
-                self.pool.swap_remove(least);
-                return slot;
-            }
-        }
-        if own < f32::INFINITY {
-            return newcomer;
-        }
-        // Few residents among many slots, and the draws found none: the next one round, which over a turn costs no more
-        // than the arrivals that made the slots.
-        loop {
-            self.hand = (self.hand + 1) % self.residents.len();
-            if self.is_resident(self.hand as Slot) {
-                return self.hand as Slot;
-            }
-        }
+        self.ghosts.sample(hash, now, |ghost| self.odds.met(ghost, now, 1.0));
+        self.sampled += 1.0;
+        self.counts = false;
     }
 
     fn forget(&mut self, slot: Slot, now: u32) {
-        let Resident { past, hash } = self.residents[slot as usize];
-        self.residents[slot as usize].past = Past::ABSENT;
+        let (past, hash) = (self.residents[slot as usize], self.hashes[slot as usize]);
+        self.residents[slot as usize] = Past::ABSENT;
         self.weights.remove(slot);
         self.live -= 1;
-        let (odds, counts) = (&mut self.odds, self.counts);
-        let each = |ghost| {
-            if counts {
-                odds.met(ghost, now, 1.0);
-            }
-        };
-        if let Some(gone) = self.ghosts.put(hash, past, now, each) {
-            self.odds.lost(gone, now);
+        if self.counts {
+            self.census(hash, now);
         }
-        if counts {
-            self.sampled += 1.0;
-            self.counts = false;
+        if let Some(gone) = self.ghosts.put(hash, past, now) {
+            self.odds.lost(gone, now);
         }
     }
 
     fn shrink(&mut self, newcomer: Slot, victims: &mut Victims) {
         let now = self.now();
-        self.counts = self.ticks.is_multiple_of(4) || self.live < 1024;
+        self.counts = self.ticks.is_multiple_of(COUNTED[usize::from(self.live >= 1024)]);
+        let before = victims.as_slice().len();
         while self.weights.total() > self.weights.capacity() {
             self.make_room_for_ghosts();
             let victim = self.choose(now, newcomer);
             self.forget(victim, now);
             victims.push(victim);
+        }
+        if victims.as_slice().len() > before && self.is_resident(newcomer) {
+            self.trial.push_back(newcomer);
         }
     }
 
@@ -353,7 +357,7 @@ impl Adaptive {
     fn double_unit(&mut self) {
         let now = self.now();
         for resident in &mut self.residents {
-            resident.past = resident.past.double_unit(now);
+            *resident = resident.double_unit(now);
         }
         self.ghosts.double_unit(now);
         self.unit += 1;
@@ -376,17 +380,17 @@ impl Eviction for Adaptive {
         Ok(Adaptive {
             weights: Weights::new(limits),
             residents: Vec::new(),
+            hashes: Vec::new(),
             live: 0,
             expected,
             ghosts: Ghosts::default(),
             odds: Odds::new(),
             ticks: 0,
             unit,
-            pool: Vec::with_capacity(POOL),
-            most: 0,
-            turn: 0,
             hand: 0,
-            random: limits.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x6a09_e667_f3bc_c909,
+            bound: i32::MIN,
+            trial: VecDeque::new(),
+            weighted: false,
             round_began: 0,
             next_round: 64,
             next_step: 0,
@@ -400,10 +404,10 @@ impl Eviction for Adaptive {
     fn touch(&mut self, slot: Slot, times: u32) {
         self.ticks += u64::from(times);
         let now = self.now();
-        let past = self.residents[slot as usize].past;
+        let past = &mut self.residents[slot as usize];
         let bucket = bucket(past.age(now));
-        self.odds.used(past, bucket);
-        self.residents[slot as usize].past = past.used(now, bucket);
+        self.odds.used(*past, bucket);
+        *past = past.used(now, bucket);
     }
 
     fn arrive(&mut self, arrival: &Arrival, victims: &mut Victims) {
@@ -417,8 +421,10 @@ impl Eviction for Adaptive {
                 let room = (2 * at).max(64);
                 let room = self.expected.map_or(room, |expected| if expected > at { room.min(expected) } else { room });
                 self.residents.reserve_exact(room - self.residents.len());
+                self.hashes.reserve_exact(room - self.hashes.len());
             }
-            self.residents.resize(at + 1, Resident { past: Past::ABSENT, hash: 0 });
+            self.residents.resize(at + 1, Past::ABSENT);
+            self.hashes.resize(at + 1, 0);
             if at >> self.unit >= 2 * FINE {
                 self.double_unit();
                 return self.arrive_at(arrival, self.now(), victims);
@@ -435,6 +441,7 @@ impl Eviction for Adaptive {
 
     fn change(&mut self, change: &Change, victims: &mut Victims) {
         self.weights.remove(change.slot);
+        self.weighted |= change.weight != 1;
         self.weights.add(change.slot, change.weight);
         self.shrink(change.slot, victims);
     }
@@ -445,19 +452,19 @@ impl Eviction for Adaptive {
         self.arrive(resident, victims);
         if self.is_resident(resident.slot) {
             let turnover = self.expected.unwrap_or(self.live).max(self.live) >> self.unit;
-            self.residents[resident.slot as usize].past = Past::guess(self.now(), uses, bucket(turnover as u32));
+            self.residents[resident.slot as usize] = Past::guess(self.now(), uses, bucket(turnover as u32));
         }
     }
 
     fn residents(&self, each: &mut dyn FnMut(Slot, u32)) {
         let now = self.now();
-        let mut order: Vec<(f32, Slot)> = (0..self.residents.len() as Slot)
+        let mut order: Vec<(i32, Slot)> = (0..self.residents.len() as Slot)
             .filter(|&slot| self.is_resident(slot))
             .map(|slot| (self.worth(slot, now), slot))
             .collect();
-        order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        order.sort_unstable();
         for (_, slot) in order {
-            each(slot, self.residents[slot as usize].past.uses());
+            each(slot, self.residents[slot as usize].uses());
         }
     }
 }
@@ -474,7 +481,9 @@ impl Adaptive {
             }
             None => Past::new(now),
         };
-        self.residents[arrival.slot as usize] = Resident { past, hash };
+        self.residents[arrival.slot as usize] = past;
+        self.hashes[arrival.slot as usize] = hash;
+        self.weighted |= arrival.weight != 1;
         self.weights.add(arrival.slot, arrival.weight);
         self.live += 1;
         self.shrink(arrival.slot, victims);

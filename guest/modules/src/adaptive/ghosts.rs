@@ -2,28 +2,81 @@
 
 use alloc::{vec, vec::Vec};
 
-use super::past::Past;
+use super::past::{NOBODY, Past};
 
-/// Ghosts whose keys hash alike share a set of this many; the one unused for longest makes way.
+/// Ghosts whose keys hash alike share a set of this many; the one that left first makes way.
 pub(super) const WAYS: usize = 8;
-
-/// No ghost: a class that there is not.
-const EMPTY: u32 = 0xff;
 
 const TIME_BITS: u32 = 14;
 const TIMES: u32 = (1 << TIME_BITS) - 1;
 
+/// A queue of ghosts, the one that left last first: half a cache line, moved by shifts and searched eight at a time.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
+struct Set {
+    /// 8 bits of each one's hash.
+    tags: u64,
+    /// Their classes, 8 bits each; where there is no ghost, one that there is not.
+    classes: u64,
+    /// 2 more bits of each one's hash, and 14 of the time when it was used last.
+    times: u128,
+}
+
 /// The past of entries that left, by a hash of their key: 4 bytes each, and a bounded number.
 ///
-/// A set-associative table, not a queue with an index: no links, no growth, one cache line an operation. A ghost is 8
-/// bits of class, 14 of time and 10 of the hash. Two keys that agree in set and hash bits are mistaken for each
-/// other, which happens to less than one new key in a hundred and harms nobody. The time is coarser than that of
-/// residents; it wraps around after some 250 times as many requests as there are residents.
+/// A set-associative table, not a queue with an index: no links, no growth, one cache line an operation. Two keys that
+/// agree in set and 10 more bits are mistaken for each other, which happens to less than one new key in a hundred and
+/// harms nobody. The time is coarser than that of residents; it wraps around after some 250 times as many requests as
+/// there are residents.
 #[derive(Debug, Default)]
 pub(super) struct Ghosts {
-    sets: Vec<[u32; WAYS]>,
+    sets: Vec<Set>,
     /// A unit of their time is 2 to this many units.
     coarse: u32,
+}
+
+/// `all` without the bits from `at` to `at + width`; those above close up.
+fn without(all: u128, at: u32, width: u32) -> u128 {
+    let below = (1 << at) - 1;
+    all & below | all >> width & !below
+}
+
+impl Set {
+    const EMPTY: Set = Set { tags: 0, classes: u64::from_ne_bytes([NOBODY as u8; WAYS]), times: 0 };
+
+    /// The class and the time of one.
+    fn get(&self, way: usize) -> (u32, u32) {
+        ((self.classes >> (8 * way) & 0xff) as u32, (self.times >> (16 * way) & 0xffff) as u32)
+    }
+
+    /// Takes out the one of such a hash, and answers with its class and time.
+    #[inline]
+    fn take(&mut self, hash: u32) -> Option<(u32, u32)> {
+        // Bytes that are 0 where the tag is this one. A borrow can only make bytes above such a one look alike.
+        const ONES: u64 = u64::MAX / 0xff;
+        let differ = self.tags ^ (u64::from(hash & 0xff) * ONES);
+        let alike = differ.wrapping_sub(ONES) & !differ & (0x80 * ONES);
+        if alike == 0 {
+            return None;
+        }
+        let way = alike.trailing_zeros() / 8;
+        let (class, time) = self.get(way as usize);
+        if class as usize == NOBODY || (time ^ hash << 6) & 0xc000 != 0 {
+            return None;
+        }
+        self.tags = without(self.tags.into(), 8 * way, 8) as u64;
+        self.classes = without(u128::from(self.classes) | (NOBODY as u128) << 64, 8 * way, 8) as u64;
+        self.times = without(self.times, 16 * way, 16);
+        Some((class, time))
+    }
+
+    /// Puts one first.
+    #[inline]
+    fn put(&mut self, hash: u32, class: u32, time: u32) {
+        self.tags = self.tags << 8 | u64::from(hash & 0xff);
+        self.classes = self.classes << 8 | u64::from(class);
+        self.times = self.times << 16 | u128::from(hash << 6 & 0xc000 | time);
+    }
 }
 
 impl Ghosts {
@@ -34,7 +87,7 @@ impl Ghosts {
 
     /// Makes room for so many, where there is none yet.
     pub(super) fn open(&mut self, room: usize, coarse: u32) {
-        self.sets = vec![[EMPTY; WAYS]; room.div_ceil(WAYS)];
+        self.sets = vec![Set::EMPTY; room.div_ceil(WAYS)];
         self.coarse = coarse;
     }
 
@@ -44,69 +97,54 @@ impl Ghosts {
         self.sets = self.sets.iter().flat_map(|&set| [set, set]).collect();
     }
 
-    fn place(&self, hash: u32) -> (usize, u32) {
-        (((u64::from(hash) * self.sets.len() as u64) >> 32) as usize, hash << 22)
+    fn place(&self, hash: u32) -> usize {
+        ((u64::from(hash) * self.sets.len() as u64) >> 32) as usize
     }
 
-    fn past(&self, ghost: u32, now: u32) -> Past {
-        let age = self.age(ghost, now) << self.coarse | (1 << self.coarse) >> 1;
-        Past::of_class(now.wrapping_sub(age), ghost & 0xff)
-    }
-
-    /// In coarse units.
-    fn age(&self, ghost: u32, now: u32) -> u32 {
-        (now >> self.coarse).wrapping_sub(ghost >> 8) & TIMES
+    fn past(&self, (class, time): (u32, u32), now: u32) -> Past {
+        let age = ((now >> self.coarse).wrapping_sub(time) & TIMES) << self.coarse | (1 << self.coarse) >> 1;
+        Past::of_class(now.wrapping_sub(age), class)
     }
 
     /// Recalls and forgets a ghost.
     #[inline]
     pub(super) fn take(&mut self, hash: u32, now: u32) -> Option<Past> {
-        if self.sets.is_empty() {
-            return None;
-        }
-        let (set, tag) = self.place(hash);
-        let is_it = |&ghost: &u32| ghost >> 22 == tag >> 22 && ghost & 0xff != EMPTY;
-        let way = self.sets[set].iter().position(is_it)?;
-        let ghost = core::mem::replace(&mut self.sets[set][way], EMPTY);
+        let place = self.place(hash);
+        let ghost = self.sets.get_mut(place)?.take(hash)?;
         Some(self.past(ghost, now))
     }
 
-    /// Remembers one; answers with the ghost that had to go for it. `each` sees every ghost of the set: a random
-    /// sample of all ghosts, for nothing.
+    /// Remembers one; answers with the ghost that had to go for it.
     #[inline]
-    pub(super) fn put(&mut self, hash: u32, past: Past, now: u32, mut each: impl FnMut(Past)) -> Option<Past> {
-        if self.sets.is_empty() {
-            return None;
+    pub(super) fn put(&mut self, hash: u32, past: Past, now: u32) -> Option<Past> {
+        let place = self.place(hash);
+        let set = self.sets.get_mut(place)?;
+        let last = set.get(WAYS - 1);
+        set.put(hash, past.class() as u32, past.then(now) >> self.coarse & TIMES);
+        (last.0 as usize != NOBODY).then(|| self.past(last, now))
+    }
+
+    /// Calls `each` with the ghosts of a set, those that such a hash shares it with: a random sample of all ghosts.
+    pub(super) fn sample(&self, hash: u32, now: u32, mut each: impl FnMut(Past)) {
+        let Some(set) = self.sets.get(self.place(hash)) else { return };
+        for ghost in (0..WAYS).map(|way| set.get(way)).filter(|ghost| ghost.0 as usize != NOBODY) {
+            each(self.past(ghost, now));
         }
-        let (set, tag) = self.place(hash);
-        let (mut way, mut oldest) = (0, 0);
-        for (i, &ghost) in self.sets[set].iter().enumerate() {
-            let age = if ghost & 0xff == EMPTY {
-                u32::MAX
-            } else {
-                each(self.past(ghost, now));
-                self.age(ghost, now) + 1
-            };
-            if age > oldest {
-                (way, oldest) = (i, age);
-            }
-        }
-        let time = past.then(now) >> self.coarse & TIMES;
-        let ghost = core::mem::replace(&mut self.sets[set][way], tag | time << 8 | past.class() as u32);
-        (ghost & 0xff != EMPTY).then(|| self.past(ghost, now))
     }
 
     /// The unit of time doubles.
     pub(super) fn double_unit(&mut self, now: u32) {
-        for i in 0..self.sets.len() {
-            for way in 0..WAYS {
-                let ghost = self.sets[i][way];
-                if ghost & 0xff != EMPTY {
-                    let past = self.past(ghost, now).double_unit(now);
-                    let time = past.then(now / 2) >> self.coarse & TIMES;
-                    self.sets[i][way] = ghost & !0x3f_ffff | time << 8 | past.class() as u32;
-                }
+        for at in 0..self.sets.len() {
+            let old = self.sets[at];
+            let mut new = Set::EMPTY;
+            for (way, ghost) in
+                (0..WAYS).rev().map(|way| (way, old.get(way))).filter(|(_, ghost)| ghost.0 as usize != NOBODY)
+            {
+                let past = self.past(ghost, now).double_unit(now);
+                let hash = (old.tags >> (8 * way) & 0xff) as u32 | (ghost.1 & 0xc000) >> 6;
+                new.put(hash, past.class() as u32, past.then(now / 2) >> self.coarse & TIMES);
             }
+            self.sets[at] = new;
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What is learned: for each class of entries, the odds of being used again, by age; and what follows from them.
 
-use alloc::{vec, vec::Vec};
+use alloc::{boxed::Box, vec, vec::Vec};
 
-use super::past::{BUCKETS, CLASSES, INTERVALS, Past, USES, bucket, start};
+use super::past::{BUCKETS, CLASSES, INTERVALS, NOBODY, Past, USES, bucket, start};
 
 /// A figure for each bucket of age.
 type ByAge = [f32; BUCKETS];
@@ -17,41 +17,66 @@ const PRIOR: f32 = 0.2;
 /// How much less the odds are for new entries, where nothing is known: most never come back.
 const NEW: f32 = 0.2;
 
+/// Parents: all entries, those used so often, and those of such an interval (new entries last, who have none).
+const PARENTS: usize = 1 + (USES + 1) + (INTERVALS + 1);
+
+/// Classes that are added up in one step.
+const GATHERED: usize = 8;
+
+/// Room for a class in the table of worth.
+const ROW: usize = BUCKETS.next_power_of_two();
+
+/// Steps in which the parents learn their odds.
+const PARENT_STEPS: usize = 14;
+const _: () = assert!(PARENTS.is_multiple_of(PARENT_STEPS));
+
+/// The worth of a slot where nobody is.
+pub(super) const NONE: u16 = u16::MAX;
+
+/// How many ages a bucket covers.
+const WIDTHS: ByAge = {
+    let mut widths = [0.0; BUCKETS];
+    let mut b = 0;
+    while b < BUCKETS {
+        widths[b] = start(b + 1) - start(b);
+        b += 1;
+    }
+    widths
+};
+
+/// What was counted of one class, or of several.
 #[derive(Clone, Copy, Debug)]
-struct Class {
-    /// Whether there is anything in the counts.
-    known: bool,
+struct Counts {
     /// Intervals that ended with a use, by their length.
     used: ByAge,
     /// Those that ended because the ghost was forgotten.
     lost: ByAge,
     /// Those that last: sampled.
     lasting: ByAge,
-    /// The Gittins index of an entry of this age.
-    worth: ByAge,
 }
+
+const NOTHING: Counts = Counts { used: [0.0; BUCKETS], lost: [0.0; BUCKETS], lasting: [0.0; BUCKETS] };
 
 /// Learns the odds and knows what an entry is worth.
 #[derive(Debug)]
 pub(super) struct Odds {
-    classes: Vec<Class>,
+    /// What keeping an entry of this class and age is worth: its Gittins index as [`quantised`]. Small enough for the
+    /// first-level cache, being what every look at a resident needs. A row is a power of two for the same reason.
+    worth: Box<[[u16; ROW]; CLASSES]>,
+    counts: Vec<Counts>,
+    /// Whether there is anything in the counts of a class.
+    known: Vec<bool>,
     /// By how much the samples of `lasting` must be scaled to stand for all.
     scale: f32,
-    /// Sums of the classes, as of the beginning of this round.
-    sums: Sums,
-    /// The class whose turn it is; `CLASSES` when the round is over.
+    /// Sums of the classes in this round, and the odds that follow for each parent.
+    sums: Vec<Counts>,
+    parents: Vec<ByAge>,
+    /// How far this round is: first the classes are added up, then the parents have their turns, then the classes.
     turn: usize,
     /// Rounds begun.
     round: usize,
     /// What remains of each count after this round.
     keep: f32,
-}
-
-#[derive(Debug)]
-struct Sums {
-    all: ByAge,
-    by_uses: [ByAge; USES + 1],
-    by_interval: [ByAge; INTERVALS + 1],
 }
 
 /// Odds of a use within each bucket for those that reached it: the Kaplan-Meier estimate, drawn towards `prior`.
@@ -60,8 +85,11 @@ fn odds(used: &ByAge, ended: &ByAge, prior: &ByAge) -> ByAge {
     let mut reached = PRIOR_WEIGHT;
     for b in (0..BUCKETS).rev() {
         // Those that ended in this bucket for another reason were exposed to half of it.
-        odds[b] = (used[b] + PRIOR_WEIGHT * prior[b]) / (reached + used[b] + 0.5 * ended[b]);
+        odds[b] = reached + used[b] + 0.5 * ended[b];
         reached += used[b] + ended[b];
+    }
+    for b in 0..BUCKETS {
+        odds[b] = (used[b] + PRIOR_WEIGHT * prior[b]) / odds[b];
     }
     odds
 }
@@ -71,14 +99,13 @@ fn odds(used: &ByAge, ended: &ByAge, prior: &ByAge) -> ByAge {
 ///
 /// From the greatest age down, a stack of stretches of age whose ratio falls; a stretch is one bucket, or several
 /// that are best waited for together.
-fn worths(odds: &ByAge) -> ByAge {
-    let mut worths = [0.0; BUCKETS];
+fn worths(odds: &ByAge, worths: &mut [u16]) {
     // Chance of a use within the stretch, expected time in it, chance to outlast it.
     let mut stretches = [(0.0f32, 0.0f32, 0.0f32); BUCKETS];
     let mut len = 0;
+    let mut ratios = [(0.0f32, 0.0f32); BUCKETS];
     for b in (0..BUCKETS).rev() {
-        let width = start(b + 1) - start(b);
-        let (mut chance, mut time, mut outlasts) = (odds[b], width * (1.0 - 0.5 * odds[b]), 1.0 - odds[b]);
+        let (mut chance, mut time, mut outlasts) = (odds[b], WIDTHS[b] * (1.0 - 0.5 * odds[b]), 1.0 - odds[b]);
         while len > 0 {
             let next = stretches[len - 1];
             if next.0 * time <= chance * next.1 {
@@ -91,115 +118,169 @@ fn worths(odds: &ByAge) -> ByAge {
         }
         stretches[len] = (chance, time, outlasts);
         len += 1;
-        worths[b] = chance / time;
+        ratios[b] = (chance, time);
     }
-    worths
+    for (worth, (chance, time)) in worths.iter_mut().zip(ratios) {
+        *worth = quantised(chance / time) as u16;
+    }
+}
+
+/// The logarithm of a positive number, 1024 to the octave, plus 48 octaves: the exponent of the float and the first
+/// bits of its mantissa, which is linear within an octave and so 0.09 octaves off at most.
+#[inline]
+pub(super) fn quantised(x: f32) -> u32 {
+    (x.to_bits() >> 13).saturating_sub((127 - 48) << 10)
 }
 
 impl Odds {
     pub(super) fn new() -> Self {
-        let none = [0.0; BUCKETS];
-        let class = Class { known: false, used: none, lost: none, lasting: none, worth: worths(&[PRIOR; BUCKETS]) };
+        let mut class = [0; ROW];
+        worths(&[PRIOR; BUCKETS], &mut class);
+        let mut worth = Box::new([class; CLASSES]);
+        worth[NOBODY].fill(NONE);
         Odds {
-            classes: vec![class; CLASSES],
+            worth,
+            counts: vec![NOTHING; CLASSES],
+            known: vec![false; CLASSES],
             scale: 0.0,
-            sums: Sums { all: none, by_uses: [none; USES + 1], by_interval: [none; INTERVALS + 1] },
-            turn: CLASSES,
+            sums: vec![NOTHING; PARENTS],
+            parents: vec![[PRIOR; BUCKETS]; PARENTS],
+            turn: CLASSES + PARENTS + CLASSES,
             round: 0,
             keep: 1.0,
         }
     }
 
-    /// What keeping the entry is worth: hits to expect for the time that it takes room.
+    /// What keeping the entry is worth: hits to expect for the time that it takes room, [`quantised`]; [`NONE`] where
+    /// there is no entry.
     #[inline]
-    pub(super) fn worth(&self, past: Past, now: u32) -> f32 {
-        self.classes[past.class()].worth[bucket(past.age(now))]
+    pub(super) fn worth(&self, past: Past, now: u32) -> u16 {
+        self.worth[past.class()][bucket(past.age(now)) % ROW]
     }
 
     /// An interval ended with a use.
     #[inline]
     pub(super) fn used(&mut self, past: Past, bucket: usize) {
-        let class = &mut self.classes[past.class()];
-        class.known = true;
-        class.used[bucket] += 1.0;
+        self.known[past.class()] = true;
+        self.counts[past.class()].used[bucket] += 1.0;
     }
 
     /// An interval will not be followed any longer.
     #[inline]
     pub(super) fn lost(&mut self, past: Past, now: u32) {
-        self.classes[past.class()].lost[bucket(past.age(now))] += 1.0;
+        self.counts[past.class()].lost[bucket(past.age(now))] += 1.0;
     }
 
     /// An interval that lasts, met by chance.
     #[inline]
     pub(super) fn met(&mut self, past: Past, now: u32, weight: f32) {
-        self.classes[past.class()].lasting[bucket(past.age(now))] += weight;
+        self.counts[past.class()].lasting[bucket(past.age(now))] += weight;
     }
 
     /// Whether the last round is over.
     pub(super) fn rested(&self) -> bool {
-        self.turn == CLASSES
+        self.turn >= CLASSES + PARENTS + CLASSES
     }
 
-    /// Begins a round: the classes will be gone through, a [step](Self::step) each.
+    /// Begins a round, which goes on by [steps](Self::step).
     pub(super) fn begin(&mut self, scale: f32, keep: f32) {
-        let none = [0.0; BUCKETS];
-        let mut used = Sums { all: none, by_uses: [none; USES + 1], by_interval: [none; INTERVALS + 1] };
-        let mut ended = Sums { all: none, by_uses: [none; USES + 1], by_interval: [none; INTERVALS + 1] };
-        for (c, class) in self.classes.iter().enumerate() {
-            let (uses, interval) = place(c);
-            for b in 0..BUCKETS {
-                used.by_uses[uses][b] += class.used[b];
-                used.by_interval[interval][b] += class.used[b];
-                let end = class.lost[b] + scale * class.lasting[b];
-                ended.by_uses[uses][b] += end;
-                ended.by_interval[interval][b] += end;
-            }
-        }
-        for uses in 0..=USES {
-            for b in 0..BUCKETS {
-                used.all[b] += used.by_uses[uses][b];
-                ended.all[b] += ended.by_uses[uses][b];
-            }
-        }
-        let sums = &mut self.sums;
-        sums.all = odds(&used.all, &ended.all, &[PRIOR; BUCKETS]);
-        for i in 0..=USES {
-            let prior = if i == 0 { sums.all.map(|odds| NEW * odds) } else { sums.all };
-            sums.by_uses[i] = odds(&used.by_uses[i], &ended.by_uses[i], &prior);
-        }
-        for i in 0..=INTERVALS {
-            sums.by_interval[i] = odds(&used.by_interval[i], &ended.by_interval[i], &sums.all);
-        }
+        self.sums.fill(NOTHING);
         self.scale = scale;
         self.keep = keep;
         self.turn = 0;
         self.round += 1;
     }
 
-    /// Learns what one class is worth, and lets its counts fade.
+    /// The next bit of the round: some classes are added up, or a parent or a class learns its odds.
     pub(super) fn step(&mut self) {
-        // Classes of which nothing is known hold what their parents say, and can wait.
-        while self.turn % 8 != self.round % 8 && self.classes.get(self.turn).is_some_and(|class| !class.known) {
+        let mut gathered = 0;
+        while self.turn < CLASSES && gathered < GATHERED {
+            if self.known[self.turn] {
+                self.gather(self.turn);
+                gathered += 1;
+            }
             self.turn += 1;
         }
-        let Some(class) = self.classes.get_mut(self.turn) else { return };
-        let (uses, interval) = place(self.turn);
-        self.turn += 1;
+        if gathered == GATHERED {
+            return;
+        }
+        if self.turn < CLASSES + PARENTS {
+            for _ in 0..PARENTS / PARENT_STEPS {
+                self.parent(self.turn - CLASSES);
+                self.turn += 1;
+            }
+            return;
+        }
+        // Classes of which nothing is known hold what their parents say, and can wait.
+        loop {
+            let class = self.turn - CLASSES - PARENTS;
+            if class >= CLASSES
+                || self.known[class]
+                || class % 8 == self.round % 8 && (class == 0 || class >= INTERVALS)
+            {
+                break;
+            }
+            self.turn += 1;
+        }
+        if !self.rested() {
+            self.class(self.turn - CLASSES - PARENTS);
+            self.turn += 1;
+        }
+    }
+
+    /// Adds a class to its parents. All entries are the sum of those by uses, and have their turn later.
+    fn gather(&mut self, class: usize) {
+        let counts = self.counts[class];
+        for parent in parents(class) {
+            let sum = &mut self.sums[parent];
+            for b in 0..BUCKETS {
+                sum.used[b] += counts.used[b];
+                sum.lost[b] += counts.lost[b] + self.scale * counts.lasting[b];
+            }
+        }
+    }
+
+    fn parent(&mut self, parent: usize) {
+        if parent == 0 {
+            for uses in 0..=USES {
+                let (all, some) = self.sums.split_at_mut(1 + uses);
+                for b in 0..BUCKETS {
+                    all[0].used[b] += some[0].used[b];
+                    all[0].lost[b] += some[0].lost[b];
+                }
+            }
+        }
+        let prior = match parent {
+            0 => [PRIOR; BUCKETS],
+            1 => self.parents[0].map(|odds| NEW * odds),
+            _ => self.parents[0],
+        };
+        self.parents[parent] = odds(&self.sums[parent].used, &self.sums[parent].lost, &prior);
+    }
+
+    /// Learns what one class is worth, and lets its counts fade.
+    fn class(&mut self, class: usize) {
+        let [by_uses, by_interval] = parents(class).map(|parent| &self.parents[parent]);
+        let counts = &mut self.counts[class];
         let (mut prior, mut ended) = ([0.0; BUCKETS], [0.0; BUCKETS]);
         for b in 0..BUCKETS {
-            prior[b] = (self.sums.by_uses[uses][b] * self.sums.by_interval[interval][b] / self.sums.all[b]).min(1.0);
-            ended[b] = class.lost[b] + self.scale * class.lasting[b];
+            prior[b] = (by_uses[b] * by_interval[b] / self.parents[0][b]).min(1.0);
+            ended[b] = counts.lost[b] + self.scale * counts.lasting[b];
         }
-        class.worth = worths(&odds(&class.used, &ended, &prior));
-        for counts in [&mut class.used, &mut class.lost, &mut class.lasting] {
-            counts.iter_mut().for_each(|count| *count *= self.keep);
+        worths(&odds(&counts.used, &ended, &prior), &mut self.worth[class]);
+        let mut sum = 0.0;
+        for counts in [&mut counts.used, &mut counts.lost, &mut counts.lasting] {
+            for count in counts {
+                *count *= self.keep;
+                sum += *count;
+            }
         }
-        class.known = class.used.iter().chain(&class.lost).chain(&class.lasting).sum::<f32>() > 0.01;
+        self.known[class] = sum > 0.01;
     }
 }
 
-/// The number of uses and the interval of a class, as indices.
-fn place(class: usize) -> (usize, usize) {
-    if class == 0 { (0, 0) } else { (1 + (class - 1) / INTERVALS, 1 + (class - 1) % INTERVALS) }
+/// The parents of a class, apart from all entries: by uses and by interval.
+fn parents(class: usize) -> [usize; 2] {
+    let interval = if class == 0 { INTERVALS } else { class % INTERVALS };
+    [1 + class / INTERVALS, 2 + USES + interval]
 }
