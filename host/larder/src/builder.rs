@@ -100,9 +100,9 @@ impl<K, V, S> Builder<K, V, S> {
 
     /// The weight that the entries may have together: their number, if there is no [`weigher`](Self::weigher).
     ///
-    /// It is a bound with a small slack: between two batches there may be up to 128 entries more for each shard, never
-    /// more than one for a cache of fewer than 256 entries, and with a weigher never more than a sixteenth of the
-    /// capacity and one entry.
+    /// It is a bound with a small slack: between two batches there may be a 128th more entries, and up to 256 for each
+    /// shard; never more than one for a cache of fewer than 1024 entries; and with a weigher never more than a sixteenth
+    /// of the capacity and one entry.
     pub fn max_capacity(mut self, capacity: u64) -> Self {
         self.max_capacity = capacity;
         self
@@ -164,8 +164,8 @@ impl<K, V, S> Builder<K, V, S> {
         self
     }
 
-    /// How many arrivals the policy is told of at once. By default a 128th of the entries, from 1 to 64. 1 makes the
-    /// policy exact, at the cost of a call for each arrival.
+    /// How many arrivals the policy is told of at once. By default a 256th of the entries, at most 128, and 1
+    /// below 1024 entries. 1 makes the policy exact, at the cost of a call for each arrival.
     pub fn batch(mut self, batch: u32) -> Self {
         self.batch = Some(batch);
         self

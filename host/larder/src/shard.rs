@@ -30,10 +30,13 @@ use crate::table::{Hash, Occupied, Table};
 use crate::timers::Timers;
 use crate::touches::Touches;
 
-/// The most arrivals that wait for the policy, where nothing smaller was asked for.
+/// The most arrivals that wait for the policy, where nothing smaller was asked for. More would make a call cheaper still,
+/// but already this many are so few calls that they do not show in the 99.9th percentile of an operation.
 pub(crate) const MOST_BATCH: u32 = 128;
 /// A batch is at most this fraction of the residents.
-const BATCH_FRACTION: u64 = 128;
+const BATCH_FRACTION: u64 = 256;
+/// With fewer residents a batch is one event: a few entries more or less make a difference there.
+const EXACT_BELOW: u64 = 1024;
 /// For each arrival, maintenance looks which of 64 slots were read, one word; and at no fewer words than this in a batch,
 /// so that a small cache is looked over whole. The policy so hears of a read before a 64th of the cache has come in:
 /// as good as at once, for it takes decisions about what came in one cacheful ago.
@@ -259,7 +262,8 @@ impl<K, V> Shard<K, V> {
     fn batch_size(&self, count: u64) -> u64 {
         match self.shape.batch {
             Some(batch) => u64::from(batch),
-            None => (count / BATCH_FRACTION).clamp(1, u64::from(MOST_BATCH)),
+            None if count < EXACT_BELOW => 1,
+            None => (count / BATCH_FRACTION).min(u64::from(MOST_BATCH)),
         }
     }
 

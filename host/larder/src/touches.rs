@@ -17,14 +17,14 @@ struct Stripe {
     hits: AtomicU64,
     misses: AtomicU64,
     replaced: AtomicU64,
+    /// Reads in order, in an exact cache. Each thread has its own, as the order of two threads' reads means nothing.
+    ordered: Mutex<Vec<Slot>>,
 }
 
 /// What one shard knows of its reads.
 pub(crate) struct Touches {
     /// The last is shared.
     stripes: Box<[Stripe]>,
-    /// Reads in order, in an exact cache.
-    ordered: Mutex<Vec<Slot>>,
 }
 
 /// What a thread that has no number yet, or none any more, goes by.
@@ -74,7 +74,7 @@ fn take_number() -> usize {
 impl Touches {
     /// Counters for `threads` threads, and one for all others.
     pub(crate) fn new(threads: usize) -> Self {
-        Touches { stripes: (0..=threads).map(|_| Stripe::default()).collect(), ordered: Mutex::default() }
+        Touches { stripes: (0..=threads).map(|_| Stripe::default()).collect() }
     }
 
     /// Adds one to a counter of this thread's stripe.
@@ -111,14 +111,14 @@ impl Touches {
 
     /// Notes a read; answers whether it is time to tell the policy.
     pub(crate) fn note(&self, slot: Slot) -> bool {
-        let mut ordered = self.ordered.lock();
+        let mut ordered = self.stripes[thread_number().min(self.stripes.len() - 1)].ordered.lock();
         ordered.push(slot);
         ordered.len() >= RING
     }
 
-    /// Takes the reads that were noted, oldest first.
+    /// Takes the reads that were noted, each thread's oldest first.
     pub(crate) fn take(&self, into: &mut Vec<Slot>) {
-        into.append(&mut self.ordered.lock());
+        self.stripes.iter().for_each(|stripe| into.append(&mut stripe.ordered.lock()));
     }
 
     /// Values that were replaced so far.

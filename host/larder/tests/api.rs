@@ -338,7 +338,7 @@ fn lies_are_contained() {
                 for key in 0..capacity * 3 {
                     cache.insert(key, inserted);
                     inserted += 1;
-                    assert!(cache.entry_count() <= capacity + 128);
+                    assert!(cache.entry_count() <= capacity + 256);
                     cache.get(&(key / 2));
                     if key % 5 == 0 {
                         cache.invalidate(&(key / 3));
