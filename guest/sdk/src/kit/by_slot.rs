@@ -31,6 +31,11 @@ impl<T: Copy + Default> BySlot<T> {
     }
 
     /// All values, those of slots that are not in use too.
+    pub fn values(&self) -> &[T] {
+        &self.0
+    }
+
+    /// All values, those of slots that are not in use too.
     pub fn values_mut(&mut self) -> &mut [T] {
         &mut self.0
     }

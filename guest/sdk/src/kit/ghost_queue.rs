@@ -2,6 +2,8 @@
 
 use alloc::{collections::VecDeque, vec, vec::Vec};
 
+use super::{Memo, Recollection};
+
 /// Makes 32 bits of a fingerprint, none of them wasted where the host chose the shard by some of the 64.
 #[inline]
 pub fn fold(fingerprint: u64) -> u32 {
@@ -227,10 +229,78 @@ impl<T: Copy> GhostQueue<T> {
     }
 }
 
+impl GhostQueue<u32> {
+    /// Writes them down for a successor: the queue as it is, and a bit for each place of it that is no hole.
+    pub fn write(&self, memo: &mut Memo) {
+        let mut places = vec![0u32; self.queue.len().div_ceil(32)];
+        for [_, position] in &self.table {
+            let place = position.wrapping_sub(self.first) as usize;
+            if *position != NOWHERE && place < self.queue.len() {
+                places[place / 32] |= 1 << (place % 32);
+            }
+        }
+        memo.reserve(8 * self.queue.len() + 4 * (self.weights.len() + places.len()) + 16);
+        memo.words(&places);
+        memo.pairs(self.queue.iter().map(|&(folded, note)| [folded, note]));
+        let (front, back) = self.weights.as_slices();
+        memo.word(self.weights.len() as u32);
+        memo.append(front);
+        memo.append(back);
+    }
+
+    /// Reads what a predecessor wrote.
+    pub fn read(memo: &mut Recollection<'_>) -> Option<Self> {
+        let places = memo.words()?;
+        let queue = memo.pairs()?;
+        let weights = memo.words()?;
+        let len = queue.len();
+        if places.len() != len.div_ceil(32) || !(weights.is_empty() || weights.len() == len) {
+            return None;
+        }
+        let mut ghosts = GhostQueue::new();
+        for (place, ghost) in queue.into_iter().enumerate() {
+            if places[place / 32] >> (place % 32) & 1 == 1 {
+                ghosts.push(ghost[0], ghost[1], weights.get(place).copied().unwrap_or(1));
+            }
+        }
+        Some(ghosts)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testkit::fingerprint;
+
+    #[test]
+    fn a_successor_remembers_the_same() {
+        for heaviest in [1, 9] {
+            let mut ghosts = GhostQueue::new();
+            ghosts.first = NOWHERE - 5000;
+            for n in 0..3000u32 {
+                let folded = fold(fingerprint(u64::from(n) * 7 % 400));
+                if n % 4 == 0 {
+                    ghosts.take(folded);
+                } else {
+                    ghosts.push(folded, n, 1 + n % heaviest);
+                }
+            }
+            let mut memo = Memo::new(1);
+            ghosts.write(&mut memo);
+            let bytes = memo.into_bytes();
+            let mut memo = Recollection::of(&bytes, 1).unwrap();
+            let mut other = GhostQueue::read(&mut memo).unwrap();
+            assert!(memo.is_done());
+            assert!(ghosts.len() > 100);
+            while !ghosts.is_empty() {
+                assert_eq!((ghosts.len(), ghosts.weight()), (other.len(), other.weight()));
+                assert_eq!((ghosts.oldest(), ghosts.pop()), (other.oldest(), other.pop()));
+            }
+            for length in 4..bytes.len() {
+                assert!(GhostQueue::read(&mut Recollection::of(&bytes[..length], 1).unwrap()).is_none());
+            }
+        }
+    }
 
     /// Against a plain list of fingerprint, note and weight.
     #[test]

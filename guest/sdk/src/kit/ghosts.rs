@@ -7,6 +7,8 @@
 
 use alloc::{collections::VecDeque, vec, vec::Vec};
 
+use super::{Memo, Recollection};
+
 const TAG_BITS: u32 = 29;
 /// A word of the table is `tag << 3 | copies << 1 | live`. `copies`, 1 to 3, counts the tag in the ring; when `live`, the
 /// newest of them is the ghost and the others are dead; else all are. 0 is an empty place.
@@ -91,8 +93,13 @@ impl Ghosts {
     /// one at once if it alone weighs more than the bound.
     pub fn insert(&mut self, fingerprint: u64, weight: u32) {
         self.remove(fingerprint, weight);
+        self.push(tag_of(fingerprint), weight);
+        while self.weight() > self.bound && self.pop_oldest() {}
+    }
+
+    /// Adds a tag that is not there, or dead, as the newest.
+    fn push(&mut self, tag: u32, weight: u32) {
         self.make_room();
-        let tag = tag_of(fingerprint);
         let at = self.place(tag);
         let word = self.table[at];
         self.len += 1;
@@ -113,7 +120,6 @@ impl Ghosts {
             self.ring.push_back(tag);
             self.ring_weight += u64::from(weight);
         }
-        while self.weight() > self.bound && self.pop_oldest() {}
     }
 
     /// Takes a fingerprint out, and answers whether it was there. `weight` is what it weighed when it was inserted; if the
@@ -145,6 +151,60 @@ impl Ghosts {
     /// Forgets all of them.
     pub fn clear(&mut self) {
         *self = Ghosts::new(self.bound);
+    }
+
+    /// Writes them down for a successor. The ring is copied as it is; which of its copies are dead follows from the few
+    /// tags that are.
+    pub fn write(&self, memo: &mut Memo) {
+        let dead: Vec<u32> =
+            self.table.iter().filter(|&&word| word & 1 == 0 && word != 0).map(|word| word >> 3).collect();
+        memo.reserve(4 * (self.ring.len() + self.weights.len() + dead.len()) + 32);
+        memo.long(self.dead_weight);
+        memo.words(&dead);
+        for column in [&self.ring, &self.weights] {
+            let (front, back) = column.as_slices();
+            memo.word(column.len() as u32);
+            memo.append(front);
+            memo.append(back);
+        }
+    }
+
+    /// Reads what a predecessor wrote; the oldest leave where they are more than `bound`.
+    pub fn read(bound: u64, memo: &mut Recollection<'_>) -> Option<Self> {
+        let dead_weight = memo.long()?;
+        let (dead, ring, weights) = (memo.words()?, memo.words()?, memo.words()?);
+        let tags = |tags: &[u32]| tags.iter().all(|tag| tag >> TAG_BITS == 0);
+        if !(weights.is_empty() || weights.len() == ring.len()) || !tags(&ring) || !tags(&dead) {
+            return None;
+        }
+        let mut ghosts = Ghosts::new(bound);
+        // All at once: then none is swept out on the way, and the dead weight stays true.
+        ghosts.ring.reserve_exact(ring.len());
+        ghosts.weights.reserve_exact(weights.len());
+        for (at, &tag) in ring.iter().enumerate() {
+            // The newest copy of a tag is the one that may be alive.
+            if let Some(at) = ghosts.find(tag)
+                && ghosts.table[at] & 1 == 1
+            {
+                ghosts.table[at] &= !1;
+                ghosts.len -= 1;
+            }
+            ghosts.push(tag, weights.get(at).copied().unwrap_or(1));
+        }
+        for tag in dead {
+            if let Some(at) = ghosts.find(tag)
+                && ghosts.table[at] & 1 == 1
+            {
+                ghosts.table[at] &= !1;
+                ghosts.len -= 1;
+            }
+        }
+        ghosts.dead_weight = match weights.is_empty() {
+            true => (ghosts.ring.len() - ghosts.len) as u64,
+            false => dead_weight.min(ghosts.ring_weight),
+        };
+        ghosts.set_bound(bound);
+        Some(ghosts)
     }
 
     /// A copy left the ring.
@@ -371,6 +431,40 @@ mod tests {
         ghosts.insert(7, 1);
         (0..4).for_each(|other| ghosts.insert(fingerprint(other), 1));
         assert!(!ghosts.contains(7));
+    }
+
+    #[test]
+    fn a_successor_remembers_the_same() {
+        for weight_of in [|_| 1, |key| key as u32 % 7 + 1] {
+            let mut ghosts = Ghosts::new(500);
+            for n in 0..5000 {
+                let key = fingerprint(n) % 900;
+                if n % 3 == 0 {
+                    ghosts.remove(fingerprint(key), weight_of(key));
+                } else {
+                    ghosts.insert(fingerprint(key), weight_of(key));
+                }
+            }
+            let mut memo = Memo::new(1);
+            ghosts.write(&mut memo);
+            let bytes = memo.into_bytes();
+            let mut memo = Recollection::of(&bytes, 1).unwrap();
+            let mut other = Ghosts::read(500, &mut memo).unwrap();
+            assert!(memo.is_done());
+            loop {
+                assert_eq!((ghosts.len(), ghosts.weight()), (other.len(), other.weight()));
+                assert!((0..900).all(|key| ghosts.contains(fingerprint(key)) == other.contains(fingerprint(key))));
+                assert_eq!(ghosts.pop_oldest(), other.pop_oldest());
+                if ghosts.is_empty() {
+                    break;
+                }
+            }
+            let fewer = Ghosts::read(100, &mut Recollection::of(&bytes, 1).unwrap()).unwrap();
+            assert!(fewer.weight() <= 100 && fewer.len() > 10);
+            for length in 4..bytes.len() {
+                assert!(Ghosts::read(500, &mut Recollection::of(&bytes[..length], 1).unwrap()).is_none());
+            }
+        }
     }
 
     #[test]

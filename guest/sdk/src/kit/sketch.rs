@@ -6,6 +6,8 @@
 
 use alloc::vec::Vec;
 
+use super::{Memo, Recollection};
+
 /// The greatest count.
 const MOST: u64 = 15;
 /// Halves sixteen counters at once: the bit that a shift carries over from the neighbour is masked away.
@@ -95,6 +97,39 @@ impl Sketch {
         }
     }
 
+    /// Writes it down for a successor.
+    pub fn write(&self, memo: &mut Memo) {
+        memo.reserve(64 * self.blocks.len() + 32);
+        memo.word(self.residents);
+        memo.long(self.additions);
+        memo.word(self.halving as u32);
+        memo.word(self.blocks.len() as u32);
+        memo.append_blocks(self.blocks.iter().map(|block| &block.0));
+    }
+
+    /// Reads what a predecessor wrote.
+    pub fn read(memo: &mut Recollection<'_>) -> Option<Self> {
+        let residents = memo.word()?;
+        let additions = memo.long()?;
+        let (halving, blocks) = (memo.word()? as usize, memo.word()? as usize);
+        let words = memo.take(blocks.checked_mul(16)?)?;
+        let needed = residents.div_ceil(Self::RESIDENTS_A_BLOCK).max(1) as usize;
+        // As many as `make_room` makes: with fewer it would make them up at once.
+        if !blocks.is_power_of_two() || needed.next_power_of_two() != blocks || halving > blocks {
+            return None;
+        }
+        let blocks = words.chunks_exact(16).map(|words| {
+            let mut block = Block([0; 8]);
+            for (long, pair) in block.0.iter_mut().zip(words.chunks_exact(2)) {
+                *long = u64::from(pair[0]) | u64::from(pair[1]) << 32;
+            }
+            block
+        });
+        let mut sketch = Sketch { blocks: blocks.collect(), residents, additions: 0, halving };
+        sketch.additions = additions.min(sketch.period());
+        Some(sketch)
+    }
+
     /// The additions that the counts stand for when they are halved.
     #[inline]
     fn period(&self) -> u64 {
@@ -171,6 +206,27 @@ mod tests {
         let before: Vec<_> = (0..8).map(|key| sketch.estimate(folded(key))).collect();
         sketch.make_room(100_000);
         assert_eq!((0..8).map(|key| sketch.estimate(folded(key))).collect::<Vec<_>>(), before);
+    }
+
+    #[test]
+    fn a_successor_counts_on() {
+        let mut sketch = Sketch::new();
+        sketch.make_room(300);
+        (0..900).for_each(|key| sketch.add(folded(key % 350), 1 + key as u32 % 4));
+        let mut memo = Memo::new(1);
+        sketch.write(&mut memo);
+        let bytes = memo.into_bytes();
+        let mut memo = Recollection::of(&bytes, 1).unwrap();
+        let mut other = Sketch::read(&mut memo).unwrap();
+        assert!(memo.is_done());
+        for key in 0..5000 {
+            sketch.add(folded(key % 700), 1);
+            other.add(folded(key % 700), 1);
+            assert_eq!(sketch.estimate(folded(key)), other.estimate(folded(key)));
+        }
+        for length in 4..bytes.len() {
+            assert!(Sketch::read(&mut Recollection::of(&bytes[..length], 1).unwrap()).is_none());
+        }
     }
 
     #[test]
