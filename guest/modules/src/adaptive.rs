@@ -92,6 +92,7 @@
 //! (O'Neil, SIGMOD 1993).
 
 mod ghosts;
+mod memory;
 mod odds;
 mod past;
 #[cfg(test)]
@@ -187,6 +188,8 @@ pub struct Adaptive {
     counts: bool,
     /// Victims that counted, faded as the counts are.
     sampled: f32,
+    /// Until the first batch: what a predecessor knew of its residents.
+    recalled: Option<memory::Recalled>,
 }
 
 impl Adaptive {
@@ -407,7 +410,12 @@ impl Eviction for Adaptive {
             stride: 1,
             counts: false,
             sampled: 0.0,
+            recalled: None,
         })
+    }
+
+    fn begin(&mut self, _: u64) {
+        self.begin_anew();
     }
 
     #[inline]
@@ -423,24 +431,8 @@ impl Eviction for Adaptive {
     fn arrive(&mut self, arrival: &Arrival, victims: &mut Victims) {
         self.ticks += 1;
         self.learn();
-        let now = self.now();
-        let at = arrival.slot as usize;
-        if at >= self.residents.len() {
-            if at >= self.residents.capacity() {
-                // Exact where the number is known: doubling would cost up to as much again.
-                let room = (2 * at).max(64);
-                let room = self.expected.map_or(room, |expected| if expected > at { room.min(expected) } else { room });
-                self.residents.reserve_exact(room - self.residents.len());
-                self.hashes.reserve_exact(room - self.hashes.len());
-            }
-            self.residents.resize(at + 1, Past::ABSENT);
-            self.hashes.resize(at + 1, 0);
-            if at >> self.unit >= 2 * FINE {
-                self.double_unit();
-                return self.arrive_at(arrival, self.now(), victims);
-            }
-        }
-        self.arrive_at(arrival, now, victims);
+        self.make_room(arrival.slot);
+        self.arrive_at(arrival, self.now(), victims);
     }
 
     fn depart(&mut self, slot: Slot) {
@@ -457,8 +449,14 @@ impl Eviction for Adaptive {
     }
 
     /// The order becomes ages, the last one the youngest; all that were used count as used at intervals as long as a
-    /// turnover of the cache.
+    /// turnover of the cache. Where the predecessor said more of a resident, that holds.
     fn adopt(&mut self, resident: &Arrival, uses: u32, victims: &mut Victims) {
+        let hash = (resident.fingerprint >> 32) as u32;
+        if let Some(past) = self.recalled(resident.slot, hash) {
+            self.make_room(resident.slot);
+            self.settle(resident, past, hash, victims);
+            return;
+        }
         self.arrive(resident, victims);
         if self.is_resident(resident.slot) {
             let turnover = self.expected.unwrap_or(self.live).max(self.live) >> self.unit;
@@ -466,20 +464,64 @@ impl Eviction for Adaptive {
         }
     }
 
+    fn learned(&self) -> Vec<u8> {
+        self.write()
+    }
+
+    fn recall(&mut self, learned: &[u8]) -> bool {
+        self.read(learned).is_some()
+    }
+
+    /// Operations wait for the answer: a counting sort, over worth to a 32nd of an octave.
     fn residents(&self, each: &mut dyn FnMut(Slot, u32)) {
+        /// The worth of an entry of the greatest weight is no less than this.
+        const LEAST: i32 = -(80 << 10);
+        const STEPS: usize = ((NONE - LEAST) >> 5) as usize + 1;
         let now = self.now();
-        let mut order: Vec<(i32, Slot)> = (0..self.residents.len() as Slot)
-            .filter(|&slot| self.is_resident(slot))
-            .map(|slot| (self.worth(slot, now), slot))
-            .collect();
-        order.sort_unstable();
-        for (_, slot) in order {
+        let step = |slot| ((self.worth(slot, now) - LEAST).max(0) as usize >> 5).min(STEPS - 1);
+        let mut steps = Vec::with_capacity(self.live);
+        let mut places = alloc::vec![0u32; STEPS];
+        for slot in (0..self.residents.len() as Slot).filter(|&slot| self.is_resident(slot)) {
+            let step = step(slot);
+            places[step] += 1;
+            steps.push((slot, step as u32));
+        }
+        let mut next = 0;
+        for place in &mut places {
+            next += core::mem::replace(place, next);
+        }
+        let mut order = alloc::vec![0; steps.len()];
+        for (slot, step) in steps {
+            let place = &mut places[step as usize];
+            order[*place as usize] = slot;
+            *place += 1;
+        }
+        for slot in order {
             each(slot, self.residents[slot as usize].uses());
         }
     }
 }
 
 impl Adaptive {
+    #[inline]
+    fn make_room(&mut self, slot: Slot) {
+        let at = slot as usize;
+        if at >= self.residents.len() {
+            if at >= self.residents.capacity() {
+                // Exact where the number is known: doubling would cost up to as much again.
+                let room = (2 * at).max(64);
+                let room = self.expected.map_or(room, |expected| if expected > at { room.min(expected) } else { room });
+                self.residents.reserve_exact(room - self.residents.len());
+                self.hashes.reserve_exact(room - self.hashes.len());
+            }
+            self.residents.resize(at + 1, Past::ABSENT);
+            self.hashes.resize(at + 1, 0);
+            if at >> self.unit >= 2 * FINE {
+                self.double_unit();
+            }
+        }
+    }
+
     #[inline]
     fn arrive_at(&mut self, arrival: &Arrival, now: u32, victims: &mut Victims) {
         let hash = (arrival.fingerprint >> 32) as u32;
@@ -491,6 +533,12 @@ impl Adaptive {
             }
             None => Past::new(now),
         };
+        self.settle(arrival, past, hash, victims);
+    }
+
+    /// There is a new resident.
+    #[inline]
+    fn settle(&mut self, arrival: &Arrival, past: Past, hash: u32, victims: &mut Victims) {
         self.residents[arrival.slot as usize] = past;
         self.hashes[arrival.slot as usize] = hash;
         self.weighted |= arrival.weight != 1;

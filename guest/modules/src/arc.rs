@@ -8,13 +8,18 @@
 //! Weighted entries: sizes are weights throughout, and a ghost hit counts by its weight. With weights of 1 it is the
 //! algorithm of the paper to the letter. 13 bytes a resident and 8 to 12 for each ghost.
 
-use larder_guest::kit::{BySlot, Ghosts, Segments, fold};
+use alloc::vec::Vec;
+
+use larder_guest::kit::{BySlot, Ghosts, Memo, Recollection, Segments, fold};
 use larder_guest::{About, Arrival, Change, Eviction, Limits, Parameters, Refusal, Slot, Victims};
 
 /// Seen once lately: `T1`.
 const RECENT: usize = 0;
 /// Seen twice or more: `T2`.
 const FREQUENT: usize = 1;
+
+/// Of what is written for a successor.
+const VERSION: u32 = 1;
 
 /// Recency and frequency share the cache, in proportions that follow the ghosts of each.
 #[derive(Debug)]
@@ -114,6 +119,34 @@ impl Eviction for Arc {
     fn residents(&self, each: &mut dyn FnMut(Slot, u32)) {
         self.segments.lists().iter(RECENT).for_each(|slot| each(slot, 0));
         self.segments.lists().iter(FREQUENT).for_each(|slot| each(slot, 1));
+    }
+
+    fn adopt(&mut self, resident: &Arrival, uses: u32, victims: &mut Victims) {
+        while !self.segments.fits(resident.weight) {
+            self.replace(false, victims);
+        }
+        self.fingerprints.set(resident.slot, fold(resident.fingerprint));
+        self.segments.push_back(if uses > 0 { FREQUENT } else { RECENT }, resident.slot, resident.weight);
+    }
+
+    fn learned(&self) -> Vec<u8> {
+        let mut memo = Memo::new(VERSION);
+        memo.number(self.target);
+        self.ghosts.iter().for_each(|ghosts| ghosts.write(&mut memo));
+        memo.into_bytes()
+    }
+
+    fn recall(&mut self, learned: &[u8]) -> bool {
+        let read = || {
+            let mut memo = Recollection::of(learned, VERSION)?;
+            let target = memo.number()?;
+            let bound = self.ghosts[RECENT].bound();
+            Some((target, [Ghosts::read(bound, &mut memo)?, Ghosts::read(bound, &mut memo)?]))
+        };
+        let Some((target, ghosts)) = read() else { return false };
+        self.target = target.clamp(0.0, self.segments.capacity() as f64);
+        self.ghosts = ghosts;
+        true
     }
 }
 

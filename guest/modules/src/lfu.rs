@@ -10,8 +10,13 @@
 //!
 //! Road not taken: plain LFU with a halving now and then, which costs a pass over all residents and a period to tune.
 
-use larder_guest::kit::{BySlot, Lists, Weights};
+use alloc::vec::Vec;
+
+use larder_guest::kit::{BySlot, Lists, Memo, Recollection, Weights};
 use larder_guest::{About, Arrival, Change, Eviction, Limits, Parameters, Refusal, Slot, Victims};
+
+/// Of what is written for a successor.
+const VERSION: u32 = 1;
 
 const RING: usize = 256;
 /// Uses are counted up to here: a newcomer's key is the age + 1, so that the age itself and all keys fit in the ring.
@@ -27,6 +32,10 @@ pub struct Lfu {
     uses: BySlot<u8>,
     /// The age, modulo [`RING`]; no key is below it.
     age: u8,
+    /// While residents are adopted: how often each was used since it came, by slot; and how many of the next have the
+    /// age itself for their key.
+    recalled: Vec<u8>,
+    at_age: u32,
 }
 
 impl Lfu {
@@ -54,7 +63,20 @@ impl Eviction for Lfu {
     );
 
     fn open(limits: &Limits, _: &Parameters) -> Result<Self, Refusal> {
-        Ok(Lfu { weights: Weights::new(limits), by_key: Lists::new(limits), uses: BySlot::new(), age: 0 })
+        Ok(Lfu {
+            weights: Weights::new(limits),
+            by_key: Lists::new(limits),
+            uses: BySlot::new(),
+            age: 0,
+            recalled: Vec::new(),
+            at_age: 0,
+        })
+    }
+
+    fn begin(&mut self, _: u64) {
+        if !self.recalled.is_empty() {
+            (self.recalled, self.at_age) = (Vec::new(), 0);
+        }
     }
 
     #[inline]
@@ -93,6 +115,34 @@ impl Eviction for Lfu {
             let worth = u32::from(ahead.saturating_sub(1));
             self.by_key.iter(list.into()).for_each(|slot| each(slot, worth));
         }
+    }
+
+    /// What its uses are worth by now places it; how many they were decides how far the next one lifts it.
+    fn adopt(&mut self, resident: &Arrival, uses: u32, victims: &mut Victims) {
+        self.arrive(resident, victims);
+        let worth = uses.min(MOST_USES) as u8;
+        let list = if self.at_age > 0 { self.age.into() } else { self.list(worth) };
+        self.at_age = self.at_age.saturating_sub(1);
+        self.by_key.move_to_back(list, resident.slot);
+        let uses = self.recalled.get(resident.slot as usize).copied().unwrap_or(0);
+        self.uses.set(resident.slot, uses.max(worth).min(MOST_USES as u8));
+    }
+
+    fn learned(&self) -> Vec<u8> {
+        let mut memo = Memo::new(VERSION);
+        memo.word(self.by_key.len(self.age.into()));
+        memo.bytes(self.uses.values());
+        memo.into_bytes()
+    }
+
+    fn recall(&mut self, learned: &[u8]) -> bool {
+        let read = || {
+            let mut memo = Recollection::of(learned, VERSION)?;
+            Some((memo.word()?, memo.bytes()?))
+        };
+        let Some((at_age, uses)) = read() else { return false };
+        (self.at_age, self.recalled) = (at_age, uses.to_vec());
+        true
     }
 }
 

@@ -12,13 +12,18 @@
 //!
 //! The number of ghosts, unbounded in the paper, is bounded by a parameter. 17 bytes a resident and 20 to 35 a ghost.
 
-use larder_guest::kit::{BySlot, GhostQueue, Segments, fold};
+use alloc::vec::Vec;
+
+use larder_guest::kit::{BySlot, GhostQueue, Memo, Recollection, Segments, fold};
 use larder_guest::{About, Arrival, Change, Eviction, Limits, ParameterSpec, Parameters, Refusal, Slot, Victims};
 
 /// High inter-reference recency: the queue `Q`, from which victims come.
 const HIR: usize = 0;
 /// Low inter-reference recency.
 const LIR: usize = 1;
+
+/// Of what is written for a successor.
+const VERSION: u32 = 1;
 
 const PARAMETERS: &[ParameterSpec] = &[
     ParameterSpec::number("hir-share", "Share of the capacity for blocks on probation (HIR)", 0.01, 0.0, 0.99),
@@ -38,6 +43,8 @@ pub struct Lirs {
     ghosts: GhostQueue<u32>,
     lir_share: u64,
     ghost_share: u64,
+    /// While residents are adopted: fingerprint and stamp by slot, where the predecessor said so.
+    recalled: Option<(Vec<u32>, Vec<u32>)>,
 }
 
 impl Lirs {
@@ -112,6 +119,7 @@ impl Eviction for Lirs {
             ghosts: GhostQueue::new(),
             lir_share: limits.capacity - share("hir-share").max(1),
             ghost_share: share("ghost-share"),
+            recalled: None,
         })
     }
 
@@ -168,11 +176,50 @@ impl Eviction for Lirs {
         self.segments.lists().iter(LIR).for_each(|slot| each(slot, 1));
     }
 
-    /// The best come last, so each takes its place among the LIR blocks, and the first of those make way.
-    fn adopt(&mut self, resident: &Arrival, _: u32, victims: &mut Victims) {
-        self.arrive(resident, victims);
-        self.segments.move_to_back(LIR, resident.slot);
+    /// The best come last, so each takes its place among the LIR blocks, and the first of those make way. With the
+    /// predecessor's stamps each goes where it was.
+    fn adopt(&mut self, resident: &Arrival, uses: u32, victims: &mut Victims) {
+        let at = resident.slot as usize;
+        let stamp = self.recalled.as_ref().and_then(|(fingerprints, stamps)| {
+            let is_it = *fingerprints.get(at)? == fold(resident.fingerprint);
+            is_it.then(|| stamps.get(at).copied()).flatten()
+        });
+        let Some(stamp) = stamp else {
+            self.arrive(resident, victims);
+            self.segments.move_to_back(LIR, resident.slot);
+            self.demote();
+            return;
+        };
+        while !self.segments.fits(resident.weight) {
+            self.evict_one(victims);
+        }
+        self.fingerprints.set(resident.slot, fold(resident.fingerprint));
+        self.stamps.set(resident.slot, stamp.min(self.clock));
+        self.segments.push_back(if uses > 0 { LIR } else { HIR }, resident.slot, resident.weight);
         self.demote();
+    }
+
+    fn learned(&self) -> Vec<u8> {
+        let mut memo = Memo::new(VERSION);
+        memo.word(self.clock);
+        memo.words(self.fingerprints.values());
+        memo.words(self.stamps.values());
+        self.ghosts.write(&mut memo);
+        memo.into_bytes()
+    }
+
+    fn recall(&mut self, learned: &[u8]) -> bool {
+        let read = || {
+            let mut memo = Recollection::of(learned, VERSION)?;
+            Some((memo.word()?, (memo.words()?, memo.words()?), GhostQueue::read(&mut memo)?))
+        };
+        let Some((clock, recalled, ghosts)) = read() else { return false };
+        (self.clock, self.recalled, self.ghosts) = (clock, Some(recalled), ghosts);
+        true
+    }
+
+    fn begin(&mut self, _: u64) {
+        self.recalled = None;
     }
 }
 

@@ -7,7 +7,9 @@
 //!
 //! A touch writes one byte. 14 bytes a resident, and 8 to 12 for each of nine ghosts to ten residents.
 
-use larder_guest::kit::{BySlot, Ghosts, Segments, fold};
+use alloc::vec::Vec;
+
+use larder_guest::kit::{BySlot, Ghosts, Memo, Recollection, Segments, fold};
 use larder_guest::{About, Arrival, Change, Eviction, Limits, ParameterSpec, Parameters, Refusal, Slot, Victims};
 
 /// The queue on probation.
@@ -16,6 +18,9 @@ const SMALL: usize = 0;
 const MAIN: usize = 1;
 /// Reads are counted up to here.
 const MOST_READS: u32 = 3;
+
+/// Of what is written for a successor.
+const VERSION: u32 = 1;
 
 const PARAMETERS: &[ParameterSpec] = &[
     ParameterSpec::number("small-share", "Share of the capacity for the small queue", 0.1, 0.0, 1.0),
@@ -37,6 +42,8 @@ pub struct S3Fifo {
     promote_after: u8,
     /// Before anything was evicted, what the small queue has no room for goes straight to the main one.
     full_once: bool,
+    /// While residents are adopted: how many of the next are of the small queue, where the predecessor said so.
+    small_to_come: Option<u32>,
 }
 
 impl S3Fifo {
@@ -88,6 +95,7 @@ impl Eviction for S3Fifo {
             small_share: share("small-share").max(1),
             promote_after: parameters.integer("promote-after") as u8,
             full_once: false,
+            small_to_come: None,
         })
     }
 
@@ -122,14 +130,38 @@ impl Eviction for S3Fifo {
         }
     }
 
-    /// The next victims fill the small queue, the others the main one: its own ranking comes back as it was.
+    /// The next victims fill the small queue, as far as it went or should go; the others the main one.
     fn adopt(&mut self, resident: &Arrival, uses: u32, victims: &mut Victims) {
         while !self.segments.fits(resident.weight) {
             self.evict_one(victims);
         }
-        let list = if self.segments.load(SMALL) < self.small_share { SMALL } else { MAIN };
+        let small = match &mut self.small_to_come {
+            Some(to_come) => core::mem::replace(to_come, to_come.saturating_sub(1)) > 0,
+            None => self.segments.load(SMALL) < self.small_share,
+        };
+        let list = if small { SMALL } else { MAIN };
         self.admit(list, resident);
         self.touch(resident.slot, uses);
+    }
+
+    fn learned(&self) -> Vec<u8> {
+        let mut memo = Memo::new(VERSION);
+        memo.word(self.segments.lists().len(SMALL));
+        memo.word(self.full_once.into());
+        self.ghosts.write(&mut memo);
+        memo.into_bytes()
+    }
+
+    fn recall(&mut self, learned: &[u8]) -> bool {
+        let read = || {
+            let mut memo = Recollection::of(learned, VERSION)?;
+            Some((memo.word()?, memo.word()?, Ghosts::read(self.ghosts.bound(), &mut memo)?))
+        };
+        let Some((small, full_once, ghosts)) = read() else { return false };
+        self.small_to_come = Some(small);
+        self.full_once = full_once != 0;
+        self.ghosts = ghosts;
+        true
     }
 }
 

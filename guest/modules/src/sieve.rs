@@ -6,8 +6,15 @@
 //!
 //! A touch writes one byte. 9 bytes a resident.
 
-use larder_guest::kit::{BySlot, Lists, Weights};
+use alloc::vec::Vec;
+
+use larder_guest::kit::{BySlot, Lists, Memo, Recollection, Weights};
 use larder_guest::{About, Arrival, Change, Eviction, Limits, Parameters, Refusal, Slot, Victims};
+
+/// Of what is written for a successor.
+const VERSION: u32 = 1;
+/// A mark beside the other, while residents are adopted: this one was.
+const ADOPTED: u8 = 2;
 
 /// A queue in order of arrival with a mark for the read ones, and a hand.
 #[derive(Debug)]
@@ -19,6 +26,8 @@ pub struct Sieve {
     marks: BySlot<u8>,
     /// Who is looked at next; the oldest if `None`.
     hand: Option<Slot>,
+    /// While residents are adopted: the predecessor's queue, the place of its hand there, and how many are still to come.
+    recalled: Option<(Vec<Slot>, usize, usize)>,
 }
 
 impl Sieve {
@@ -33,6 +42,23 @@ impl Sieve {
             self.hand = self.queue.next(at);
         }
     }
+
+    /// Puts those that were adopted in the predecessor's order, and the hand where it was: the ranking has them in the order
+    /// in which the hand would take them.
+    fn restore(&mut self) {
+        let Some((order, hand, _)) = self.recalled.take() else { return };
+        for (place, slot) in order.into_iter().enumerate() {
+            let mark = self.marks.values().get(slot as usize).copied().unwrap_or(0);
+            if mark & ADOPTED != 0 {
+                self.marks.set(slot, mark & !ADOPTED);
+                self.queue.move_to_back(0, slot);
+                if place >= hand && self.hand.is_none() {
+                    self.hand = Some(slot);
+                }
+            }
+        }
+        self.marks.values_mut().iter_mut().for_each(|mark| *mark &= !ADOPTED);
+    }
 }
 
 impl Eviction for Sieve {
@@ -44,7 +70,11 @@ impl Eviction for Sieve {
 
     fn open(limits: &Limits, _: &Parameters) -> Result<Self, Refusal> {
         let (weights, queue) = (Weights::new(limits), Lists::new(limits));
-        Ok(Sieve { weights, queue, marks: BySlot::new(), hand: None })
+        Ok(Sieve { weights, queue, marks: BySlot::new(), hand: None, recalled: None })
+    }
+
+    fn begin(&mut self, _: u64) {
+        self.restore();
     }
 
     #[inline]
@@ -86,6 +116,39 @@ impl Eviction for Sieve {
             let each_of_mark = |slot: Slot| (self.marks.get(slot) == mark).then_some(slot);
             ahead().chain(behind()).filter_map(each_of_mark).for_each(|slot| each(slot, mark.into()));
         }
+    }
+
+    fn adopt(&mut self, resident: &Arrival, uses: u32, victims: &mut Victims) {
+        self.arrive(resident, victims);
+        let mark = u8::from(uses > 0);
+        let Some((_, _, to_come)) = &mut self.recalled else { return self.marks.set(resident.slot, mark) };
+        *to_come = to_come.saturating_sub(1);
+        let all_came = *to_come == 0;
+        self.marks.set(resident.slot, mark | ADOPTED);
+        // Now, and not with the first batch: operations would wait for that.
+        if all_came {
+            self.restore();
+        }
+    }
+
+    fn learned(&self) -> Vec<u8> {
+        let order: Vec<Slot> = self.queue.iter(0).collect();
+        let mut memo = Memo::new(VERSION);
+        memo.word(self.hand.unwrap_or(Slot::MAX));
+        memo.words(&order);
+        memo.into_bytes()
+    }
+
+    fn recall(&mut self, learned: &[u8]) -> bool {
+        let read = || {
+            let mut memo = Recollection::of(learned, VERSION)?;
+            Some((memo.word()?, memo.words()?))
+        };
+        let Some((hand, order)) = read() else { return false };
+        let hand = order.iter().position(|&slot| slot == hand).unwrap_or(order.len());
+        let to_come = order.len();
+        self.recalled = Some((order, hand, to_come));
+        true
     }
 }
 

@@ -64,6 +64,9 @@ impl<P: Eviction> Cache<P> {
     /// The same residents in another policy, as after a swap.
     pub(crate) fn swapped<Q: Eviction>(&self, capacity: u32) -> Cache<Q> {
         let mut next = Cache::<Q>::of(capacity, []);
+        if P::ABOUT.name == Q::ABOUT.name {
+            next.policy.recall(&self.policy.learned());
+        }
         next.slots = self.slots.clone();
         let mut victims = Victims::default();
         self.policy.residents(&mut |slot, uses| {

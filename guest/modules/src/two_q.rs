@@ -7,13 +7,18 @@
 //!
 //! 13 bytes a resident, and 8 to 12 for each of half as many ghosts.
 
-use larder_guest::kit::{BySlot, Ghosts, Segments, fold};
+use alloc::vec::Vec;
+
+use larder_guest::kit::{BySlot, Ghosts, Memo, Recollection, Segments, fold};
 use larder_guest::{About, Arrival, Change, Eviction, Limits, ParameterSpec, Parameters, Refusal, Slot, Victims};
 
 /// The FIFO of newcomers.
 const IN: usize = 0;
 /// The LRU of those that came back.
 const MAIN: usize = 1;
+
+/// Of what is written for a successor.
+const VERSION: u32 = 1;
 
 const PARAMETERS: &[ParameterSpec] = &[
     ParameterSpec::number("in-share", "Share of the capacity for newcomers (Kin)", 0.25, 0.0, 1.0),
@@ -95,10 +100,22 @@ impl Eviction for TwoQ {
     }
 
     fn adopt(&mut self, resident: &Arrival, uses: u32, victims: &mut Victims) {
-        self.arrive(resident, victims);
-        if uses > 0 {
-            self.segments.move_to_back(MAIN, resident.slot);
+        while !self.segments.fits(resident.weight) {
+            self.evict_one(victims);
         }
+        self.fingerprints.set(resident.slot, fold(resident.fingerprint));
+        self.segments.push_back(if uses > 0 { MAIN } else { IN }, resident.slot, resident.weight);
+    }
+
+    fn learned(&self) -> Vec<u8> {
+        let mut memo = Memo::new(VERSION);
+        self.out.write(&mut memo);
+        memo.into_bytes()
+    }
+
+    fn recall(&mut self, learned: &[u8]) -> bool {
+        let out = Recollection::of(learned, VERSION).and_then(|mut memo| Ghosts::read(self.out.bound(), &mut memo));
+        out.map(|out| self.out = out).is_some()
     }
 }
 

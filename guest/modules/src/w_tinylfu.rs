@@ -23,7 +23,9 @@
 //!
 //! 13 bytes a resident, 8 to 16 for the sketch, and 2 for the ghosts.
 
-use larder_guest::kit::{BySlot, Ghosts, Segments, Sketch, fold};
+use alloc::vec::Vec;
+
+use larder_guest::kit::{BySlot, Ghosts, Memo, Recollection, Segments, Sketch, fold};
 use larder_guest::{About, Arrival, Change, Eviction, Limits, ParameterSpec, Parameters, Refusal, Slot, Victims};
 
 /// Newcomers, by recency.
@@ -49,6 +51,9 @@ const MOST_COMPARED: usize = 128;
 /// Seen so often, a candidate that loses is let in once in 128 times: against keys chosen to collide in the sketch.
 const WARM: u32 = 6;
 
+/// Of what is written for a successor.
+const VERSION: u32 = 1;
+
 const PARAMETERS: &[ParameterSpec] = &[
     ParameterSpec::number("window", "Share of the capacity that the window begins with", 0.05, 0.0, 1.0),
     ParameterSpec::flag("adapt", "Whether the window changes with what comes back", true),
@@ -70,6 +75,9 @@ pub struct WTinyLfu {
     evicted: Ghosts,
     adapt: bool,
     random: u64,
+    /// While residents are adopted: how many of the next are on probation, and then in the window, where the predecessor
+    /// said so.
+    to_come: Option<[u32; 2]>,
 }
 
 impl WTinyLfu {
@@ -210,6 +218,7 @@ impl Eviction for WTinyLfu {
             adapt: parameters.flag("adapt"),
             // xorshift stays at 0.
             random: limits.seed | 1,
+            to_come: None,
         };
         policy.set_window(limits.capacity as f64 * parameters.number("window"));
         Ok(policy)
@@ -250,11 +259,55 @@ impl Eviction for WTinyLfu {
     }
 
     /// The best come last, so each enters as protected, and the first of those are demoted. The window stays empty, and
-    /// fills as the main part makes way.
+    /// fills as the main part makes way. Where the predecessor's sketch is there, each goes where it was.
     fn adopt(&mut self, resident: &Arrival, uses: u32, victims: &mut Victims) {
+        if let Some([probation, window]) = &mut self.to_come {
+            let list = match (*probation, *window) {
+                (0, 0) => PROTECTED,
+                (0, _) => WINDOW,
+                _ => PROBATION,
+            };
+            *if list == WINDOW { window } else { probation } -= u32::from(list != PROTECTED);
+            self.fingerprints.set(resident.slot, fold(resident.fingerprint));
+            self.segments.push_back(list, resident.slot, resident.weight);
+            self.demote();
+            while self.excess() > 0 {
+                let Some(victim) = self.main_victim().or(self.segments.front(WINDOW)) else { break };
+                self.evict(victim, victims);
+            }
+            return;
+        }
         self.enter(resident, uses.saturating_add(1), PROTECTED);
         self.demote();
         self.make_room(victims);
+    }
+
+    fn learned(&self) -> Vec<u8> {
+        let mut memo = Memo::new(VERSION);
+        memo.number(self.window / self.segments.capacity() as f64);
+        memo.word(self.segments.lists().len(PROBATION));
+        memo.word(self.segments.lists().len(WINDOW));
+        self.turned_away.write(&mut memo);
+        self.evicted.write(&mut memo);
+        self.sketch.write(&mut memo);
+        memo.into_bytes()
+    }
+
+    fn recall(&mut self, learned: &[u8]) -> bool {
+        let read = || {
+            let mut memo = Recollection::of(learned, VERSION)?;
+            let window = memo.number().filter(|share| (0.0..=1.0).contains(share))?;
+            let to_come = [memo.word()?, memo.word()?];
+            let ghosts = [self.turned_away.bound(), self.evicted.bound()].map(|bound| Ghosts::read(bound, &mut memo));
+            Some((window, to_come, ghosts, Sketch::read(&mut memo)?))
+        };
+        let Some((window, to_come, [Some(turned_away), Some(evicted)], sketch)) = read() else { return false };
+        self.to_come = Some(to_come);
+        (self.turned_away, self.evicted, self.sketch) = (turned_away, evicted, sketch);
+        if self.adapt {
+            self.set_window(window * self.segments.capacity() as f64);
+        }
+        true
     }
 }
 

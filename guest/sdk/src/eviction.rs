@@ -53,6 +53,11 @@ pub type Change = Arrival;
 pub struct Victims(Vec<Slot>);
 
 impl Victims {
+    /// None yet, and room for so many.
+    pub(crate) fn with_room(room: usize) -> Self {
+        Victims(Vec::with_capacity(room))
+    }
+
     /// Evicts a resident, or refuses the arrival. The policy must forget it: it will not hear of it again.
     #[inline]
     pub fn push(&mut self, slot: Slot) {
@@ -74,7 +79,7 @@ impl Victims {
 ///
 /// Methods run in the order of the contract in `wit/eviction.wit`: for each batch `begin`, then every `depart`, every
 /// `change`, every `touch`, every `arrive`. No method may cost more than (amortised) constant time, but for
-/// `residents`.
+/// `residents`, `learned` and `recall`.
 ///
 /// # The contract
 ///
@@ -126,6 +131,22 @@ pub trait Eviction: Sized + 'static {
         if uses > 0 && !victims.as_slice()[before..].contains(&resident.slot) {
             self.touch(resident.slot, uses.min(255));
         }
+    }
+
+    /// What a successor of the same name should know beyond the order of the residents: ghosts, sketches, how it has
+    /// tuned itself. Bytes of the policy's own making; [`Memo`](crate::kit::Memo) helps, and the kit's structures write
+    /// themselves into one. At most 1 MiB and 64 bytes for each resident. The default has learned nothing.
+    ///
+    /// Operations may wait for it: copy here, and compute in [`Self::recall`].
+    fn learned(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Takes over what a predecessor had [`learned`](Self::learned), before any [`Self::adopt`], and answers whether it
+    /// could. The bytes may be of another version, other parameters, other limits: check what you rely on. Where it
+    /// answers no, the policy must be as it was opened.
+    fn recall(&mut self, _learned: &[u8]) -> bool {
+        false
     }
 }
 

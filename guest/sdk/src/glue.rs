@@ -13,6 +13,7 @@ use crate::{Arrival, Batch, Entries, Eviction, Limits, Parameters, Refusal, Slot
 pub struct Shard<P> {
     policy: P,
     capacity: u64,
+    expected: usize,
 }
 
 impl<P: Eviction> Shard<P> {
@@ -21,12 +22,14 @@ impl<P: Eviction> Shard<P> {
     /// # Errors
     /// As [`Eviction::open`].
     pub fn open(limits: &Limits, parameters: &Parameters) -> Result<Self, Refusal> {
-        Ok(Shard { policy: P::open(limits, parameters)?, capacity: limits.capacity })
+        let expected = limits.expected.map_or(0, |expected| expected as usize);
+        Ok(Shard { policy: P::open(limits, parameters)?, capacity: limits.capacity, expected })
     }
 
     /// `advance` in `wit/eviction.wit`.
     pub fn advance(&mut self, batch: &Batch<'_>) -> Vec<Slot> {
-        let mut victims = Victims::default();
+        // Where weights are 1 and the cache is full, each arrival pushes out one.
+        let mut victims = Victims::with_room(batch.arrived.len());
         self.policy.begin(batch.now);
         for &slot in batch.departed {
             self.policy.depart(slot);
@@ -69,7 +72,7 @@ impl<P: Eviction> Shard<P> {
 
     /// `residents` in `wit/eviction.wit`: slots and uses.
     pub fn residents(&self) -> (Vec<Slot>, Vec<u32>) {
-        let (mut slots, mut uses) = (Vec::new(), Vec::new());
+        let (mut slots, mut uses) = (Vec::with_capacity(self.expected), Vec::with_capacity(self.expected));
         self.policy.residents(&mut |slot, used| {
             slots.push(slot);
             uses.push(used);
@@ -91,6 +94,16 @@ impl<P: Eviction> Shard<P> {
         victims.into_vec()
     }
 
+    /// `learned` in `wit/eviction.wit`.
+    pub fn learned(&self) -> Vec<u8> {
+        self.policy.learned()
+    }
+
+    /// `recall` in `wit/eviction.wit`.
+    pub fn recall(&mut self, learned: &[u8]) -> bool {
+        self.policy.recall(learned)
+    }
+
     /// The policy itself.
     pub fn policy(&self) -> &P {
         &self.policy
@@ -101,13 +114,18 @@ impl<P: Eviction> Shard<P> {
 #[doc(hidden)]
 pub struct Component<P>(RefCell<Shard<P>>);
 
+/// A column that is not there is an empty one.
+fn column<T>(column: &Option<Vec<T>>) -> &[T] {
+    column.as_deref().unwrap_or_default()
+}
+
 fn entries(e: &eviction::Entries) -> Entries<'_> {
     Entries {
         slots: &e.slots,
         fingerprints: &e.fingerprints,
-        weights: &e.weights,
-        costs: &e.costs,
-        expiries: &e.expiries,
+        weights: column(&e.weights),
+        costs: column(&e.costs),
+        expiries: column(&e.expiries),
     }
 }
 
@@ -138,21 +156,29 @@ impl<P: Eviction> eviction::GuestPolicy for Component<P> {
     fn advance(&self, batch: eviction::Batch) -> Vec<Slot> {
         self.0.borrow_mut().advance(&Batch {
             now: batch.now,
-            departed: &batch.departed,
-            changed: entries(&batch.changed),
-            touched: &batch.touched,
-            touches: &batch.touches,
-            arrived: entries(&batch.arrived),
+            departed: column(&batch.departed),
+            changed: batch.changed.as_ref().map(entries).unwrap_or_default(),
+            touched: column(&batch.touched),
+            touches: column(&batch.touches),
+            arrived: batch.arrived.as_ref().map(entries).unwrap_or_default(),
         })
     }
 
     fn residents(&self) -> eviction::Ranking {
         let (slots, uses) = self.0.borrow().residents();
-        eviction::Ranking { slots, uses }
+        eviction::Ranking { slots, uses: Some(uses) }
     }
 
-    fn adopt(&self, residents: eviction::Entries, uses: Vec<u32>) -> Vec<Slot> {
-        self.0.borrow_mut().adopt(&entries(&residents), &uses)
+    fn adopt(&self, residents: eviction::Entries, uses: Option<Vec<u32>>) -> Vec<Slot> {
+        self.0.borrow_mut().adopt(&entries(&residents), column(&uses))
+    }
+
+    fn learned(&self) -> Vec<u8> {
+        self.0.borrow().learned()
+    }
+
+    fn recall(&self, learned: Vec<u8>) -> bool {
+        self.0.borrow_mut().recall(&learned)
     }
 }
 

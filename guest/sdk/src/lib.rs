@@ -44,6 +44,8 @@
 
 extern crate alloc;
 
+#[cfg(target_family = "wasm")]
+mod allocator;
 mod eviction;
 mod glue;
 pub mod kit;
@@ -73,31 +75,7 @@ pub use glue::{Component, describe};
 
 #[doc(hidden)]
 #[cfg(target_family = "wasm")]
-pub use dlmalloc;
-
-/// The canonical ABI's `cabi_realloc`, over the global allocator.
-///
-/// # Safety
-/// `old` is null or a block of `old_size` bytes and alignment `align` from this function; `align` is a power of two.
-#[doc(hidden)]
-#[cfg(target_family = "wasm")]
-pub unsafe fn reallocate(old: *mut u8, old_size: usize, align: usize, size: usize) -> *mut u8 {
-    use alloc::alloc::{Layout, alloc, realloc};
-    if size == 0 {
-        return align as *mut u8;
-    }
-    // SAFETY: the caller's promise, and `size` is not 0.
-    let block = unsafe {
-        match old_size {
-            0 => alloc(Layout::from_size_align_unchecked(size, align)),
-            old_size => realloc(old, Layout::from_size_align_unchecked(old_size, align), size),
-        }
-    };
-    if block.is_null() {
-        core::arch::wasm32::unreachable();
-    }
-    block
-}
+pub use allocator::{Allocator, reallocate};
 
 /// Makes a component of a type that implements [`Eviction`].
 ///
@@ -137,7 +115,7 @@ macro_rules! export {
             unsafe extern "C" {}
 
             #[global_allocator]
-            static ALLOCATOR: $crate::dlmalloc::GlobalDlmalloc = $crate::dlmalloc::GlobalDlmalloc;
+            static ALLOCATOR: $crate::Allocator = $crate::Allocator;
 
             // With the standard library, wasi-libc has this one.
             #[unsafe(no_mangle)]

@@ -199,4 +199,14 @@ impl Subject for Running {
         let answer = self.policy.adopt(&entries(residents), uses, &mut victims);
         self.told(answer).map(|()| victims)
     }
+
+    fn learned(&mut self) -> Result<Vec<u8>, String> {
+        let answer = self.policy.learned();
+        self.told(answer)
+    }
+
+    fn recall(&mut self, learned: &[u8]) -> Result<bool, String> {
+        let answer = self.policy.recall(learned);
+        self.told(answer)
+    }
 }

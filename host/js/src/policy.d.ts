@@ -38,7 +38,7 @@ export interface Batch {
 
 export interface Ranking {
   slots: Uint32Array;
-  uses: Uint32Array;
+  uses?: Uint32Array;
 }
 
 export interface Description {
@@ -54,7 +54,7 @@ export const NEVER: bigint;
 
 /** A call that a policy did not survive. Every later call throws the same. */
 export class PolicyFault extends Error {
-  readonly call: 'open' | 'advance' | 'residents' | 'adopt';
+  readonly call: 'open' | 'advance' | 'residents' | 'adopt' | 'learned' | 'recall';
 }
 
 /** A policy that would not open. */
@@ -76,6 +76,8 @@ export class Policy {
   advance(batch: Batch): Uint32Array;
   residents(): Ranking;
   adopt(residents: Entries, uses?: Uint32Array): Uint32Array;
+  learned(): Uint8Array;
+  recall(learned: Uint8Array): boolean;
   /** The bytes of memory that the instance holds. */
   readonly memory: number;
 }

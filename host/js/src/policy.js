@@ -13,16 +13,6 @@
 /** The expiry of an entry that does not expire. */
 export const NEVER = 0xffff_ffff_ffff_ffffn;
 
-const NO_SLOTS = new Uint32Array(0);
-const NO_TOUCHES = new Uint8Array(0);
-const NO_U64 = new BigUint64Array(0);
-const NO_ENTRIES = Object.freeze({
-  slots: NO_SLOTS,
-  fingerprints: NO_U64,
-  weights: NO_SLOTS,
-  costs: NO_SLOTS,
-  expiries: NO_U64,
-});
 
 /** A call that a policy did not survive. Its instance is gone: the host goes on without it. */
 export class PolicyFault extends Error {
@@ -113,29 +103,43 @@ export class Policy {
     this.#memories = memories;
   }
 
-  /** Takes a batch in and answers with the victims. Parts and columns that are left out are empty. */
-  advance({ now, departed = NO_SLOTS, changed, touched = NO_SLOTS, touches = NO_TOUCHES, arrived }) {
+  /**
+   * Takes a batch in and answers with the victims. Parts and columns that are left out did not happen or have their
+   * defaults; so do empty ones, which are left out here, for each list would cost a call.
+   */
+  advance({ now, departed, changed, touched, touches, arrived }) {
     const batch = {
       now,
-      departed: typed(departed, Uint32Array, 'departed'),
-      changed: entries(changed, 'changed'),
-      touched: typed(touched, Uint32Array, 'touched'),
-      touches: column(touches, Uint8Array, touched.length, 'touches'),
-      arrived: entries(arrived, 'arrived'),
+      departed: list(departed, Uint32Array, 'departed'),
+      changed: changed?.slots.length ? entries(changed, 'changed') : undefined,
+      touched: list(touched, Uint32Array, 'touched'),
+      touches: column(touches, Uint8Array, touched?.length ?? 0, 'touches'),
+      arrived: arrived?.slots.length ? entries(arrived, 'arrived') : undefined,
     };
     return this.#call('advance', () => this.#policy.advance(batch));
   }
 
-  /** The residents, the next victim first, and their uses. */
+  /** The residents, the next victim first, and their uses, if the policy knows of any. */
   residents() {
     return this.#call('residents', () => this.#policy.residents());
   }
 
   /** Takes over residents from a predecessor; answers with what it does not want. */
-  adopt(residents, uses = NO_SLOTS) {
+  adopt(residents, uses) {
     const adopted = entries(residents, 'residents');
-    column(uses, Uint32Array, adopted.slots.length, 'uses');
-    return this.#call('adopt', () => this.#policy.adopt(adopted, uses));
+    const used = column(uses, Uint32Array, adopted.slots.length, 'uses');
+    return this.#call('adopt', () => this.#policy.adopt(adopted, used));
+  }
+
+  /** What it has learned beyond that, for a successor of the same name. */
+  learned() {
+    return this.#call('learned', () => this.#policy.learned());
+  }
+
+  /** Takes over what a predecessor had learned, before `adopt`; answers whether it could. */
+  recall(learned) {
+    typed(learned, Uint8Array, 'learned');
+    return this.#call('recall', () => this.#policy.recall(learned));
   }
 
   /** The bytes of memory that the instance holds. */
@@ -158,8 +162,7 @@ function faultOf(call, error) {
 }
 
 function entries(given, name) {
-  if (!given) return NO_ENTRIES;
-  const { slots, fingerprints, weights = NO_SLOTS, costs = NO_SLOTS, expiries = NO_U64 } = given;
+  const { slots, fingerprints, weights, costs, expiries } = given;
   typed(slots, Uint32Array, `${name}.slots`);
   typed(fingerprints, BigUint64Array, `${name}.fingerprints`);
   if (fingerprints.length !== slots.length) throw mismatch(`${name}.fingerprints`, fingerprints.length, slots.length);
@@ -172,11 +175,15 @@ function entries(given, name) {
   };
 }
 
-/** A column is empty, or as long as the slots. */
+/** A column is left out, or empty, or as long as the slots. */
 function column(given, type, length, name) {
-  typed(given, type, name);
-  if (given.length !== 0 && given.length !== length) throw mismatch(name, given.length, length);
-  return given;
+  const column = list(given, type, name);
+  if (column && column.length !== length) throw mismatch(name, column.length, length);
+  return column;
+}
+
+function list(given, type, name) {
+  return given === undefined || typed(given, type, name).length === 0 ? undefined : given;
 }
 
 function typed(given, type, name) {

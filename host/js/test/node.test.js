@@ -35,6 +35,36 @@ test('what is left out is empty, and what is of another type is refused before i
   assert.deepEqual([...policy.residents().slots], [1, 0], 'a refused batch changed something');
 });
 
+test('a successor decides as its predecessor would have', () => {
+  const module = load('s3-fifo');
+  const open = () => module.open({ capacity: 50n, expected: 50 });
+  const arrived = (from) => {
+    const slots = Uint32Array.from({ length: 50 }, (_, i) => (from + i) % 100);
+    return { slots, fingerprints: BigUint64Array.from(slots, (_, i) => fingerprint(from + i)) };
+  };
+  const first = open();
+  first.advance({ now: 0n, arrived: arrived(0) });
+  first.advance({ now: 1n, arrived: arrived(50) });
+  const { slots, uses } = first.residents();
+  const residents = { slots, fingerprints: BigUint64Array.from(slots, fingerprint) };
+  // Of those that left, the ghosts that come back go to the main queue: only one who remembers them knows.
+  const [heir, stranger] = [open(), open()];
+  assert.equal(heir.recall(first.learned()), true);
+  assert.equal(stranger.recall(Uint8Array.of(1, 2, 3)), false);
+  const free = Uint32Array.from({ length: 100 }, (_, slot) => slot).filter((slot) => !slots.includes(slot)).slice(-10);
+  assert.equal(free.length, 10);
+  for (const policy of [heir, stranger]) assert.equal(policy.adopt(residents, uses).length, 0);
+  const decides = (policy) => {
+    const back = { now: 2n, arrived: { slots: free, fingerprints: BigUint64Array.from(free, fingerprint) } };
+    const victims = policy.advance(back);
+    const fingerprints = BigUint64Array.from(victims, (_, i) => fingerprint(1000 + i));
+    return [victims, policy.advance({ now: 3n, arrived: { slots: victims, fingerprints } })].map((slots) => [...slots]);
+  };
+  const expected = decides(first);
+  assert.deepEqual(decides(heir), expected);
+  assert.notDeepEqual(decides(stranger), expected);
+});
+
 test('a refusal names its parameter', () => {
   const open = () => load('lru').open({ capacity: 2n }, [{ name: 'colour', value: { tag: 'text', val: 'red' } }]);
   assert.throws(open, (error) => error instanceof PolicyRefusal && error.parameter === 'colour');

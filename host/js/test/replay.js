@@ -57,7 +57,7 @@ export function replay(module, text) {
     } else if (call === 'residents') {
       const { slots, uses } = policy.residents();
       same('residents', slots, value.slots, calls);
-      same('uses', uses, value.uses ?? [], calls);
+      same('uses', uses ?? [], value.uses ?? [], calls);
     } else if (call === 'adopt') {
       const answered = policy.adopt(entries(value.residents), Uint32Array.from(value.uses ?? []));
       same('victims', answered, value.victims, calls);

@@ -28,6 +28,9 @@ pub struct SwapReport {
     pub adopted: u64,
     /// Entries that it did not want (a policy with admission, or a smaller idea of what fits); they were evicted.
     pub evicted: u64,
+    /// Whether the new policy took over, in every shard, what the old one had learned beyond the order of the entries. It
+    /// is offered where both have the same name.
+    pub recalled: bool,
     /// From the call to the new policy's first decision in every shard.
     pub took: Duration,
     /// The longest time for which anything could have had to wait.
@@ -289,7 +292,7 @@ where
     }
 
     /// Replaces the policy beside live traffic: the new one is loaded and checked, adopts the residents in the old one's
-    /// order, is told what happened meanwhile, and takes over. No operation fails, no entry is lost; hits never wait.
+    /// order (and, if it has the same name, what that had learned), is told what happened meanwhile, and takes over. No operation fails, no entry is lost; hits never wait.
     ///
     /// # Errors
     /// If the new policy cannot be loaded, or fails while it takes over. The old one goes on then.
@@ -410,6 +413,7 @@ impl<K, V, S> Inner<K, V, S> {
             to: module.name().to_string(),
             adopted: 0,
             evicted: 0,
+            recalled: true,
             took: Duration::ZERO,
             pause: Duration::ZERO,
             hit_ratio_before: before,
@@ -422,6 +426,7 @@ impl<K, V, S> Inner<K, V, S> {
                 Ok(swapped) => {
                     report.adopted += swapped.adopted;
                     report.evicted += swapped.evicted;
+                    report.recalled &= swapped.recalled;
                     report.pause = report.pause.max(swapped.pause);
                 }
                 Err(fault) => {

@@ -173,6 +173,23 @@ pub trait Eviction: Send {
     /// A fatal [`Fault`]; the instance must not be called again.
     fn adopt(&mut self, residents: &Entries, uses: &[u32], victims: &mut Vec<Slot>) -> Result<(), Fault>;
 
+    /// What it has learned that its ranking does not say, for a successor of the same name; empty: nothing.
+    ///
+    /// # Errors
+    /// A fatal [`Fault`]; the instance must not be called again.
+    fn learned(&mut self) -> Result<Vec<u8>, Fault> {
+        Ok(Vec::new())
+    }
+
+    /// Takes over what a predecessor of the same name had learned, before any `adopt`. Answers whether it could use it.
+    ///
+    /// # Errors
+    /// A fatal [`Fault`]; the instance must not be called again.
+    fn recall(&mut self, learned: &[u8]) -> Result<bool, Fault> {
+        let _ = learned;
+        Ok(false)
+    }
+
     /// The bytes of memory that it holds, as far as is known.
     fn memory(&self) -> usize {
         0

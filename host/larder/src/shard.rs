@@ -819,6 +819,8 @@ pub(crate) struct Swapped {
     pub(crate) adopted: u64,
     /// What the successor did not want.
     pub(crate) evicted: u64,
+    /// Whether it took over what its predecessor had learned.
+    pub(crate) recalled: bool,
 }
 
 /// Residents that a successor adopts in one call: short enough to let others run in between.
@@ -829,7 +831,8 @@ const LEVEL: usize = 4;
 impl<K, V> Shard<K, V> {
     /// Seats a successor, beside live traffic: it adopts the residents in the predecessor's order while that goes on,
     /// then is told what it missed, and is seated when it is level. Operations wait only where the policy's lock is
-    /// held: while the order is read, and while the last few batches are caught up with.
+    /// held: while the order is read (and, for a successor of the same name, what was learned), and while the last few
+    /// batches are caught up with.
     pub(crate) fn swap(
         &self,
         mut successor: Box<dyn Eviction>,
@@ -838,18 +841,25 @@ impl<K, V> Shard<K, V> {
         removed: &mut Vec<Removed<K, V>>,
     ) -> Result<Swapped, Fault> {
         let mut report = Swapped::default();
-        let ranking = {
+        // What can wait for the lock to be released does: checking the answer, reading what was learned.
+        let (ranking, learned, known, locations) = {
             let mut seat = self.seat.lock();
             let began = Instant::now();
             self.settle_seat(&mut seat, now, removed);
-            let ranking = self.ranking(&mut seat);
+            let ranking = seat.ask(|policy| policy.residents());
+            let learned = if *seat.name == *name { seat.ask(|policy| policy.learned()) } else { Vec::new() };
+            let known = Marks(seat.marks.0.clone());
+            // Only maintenance sets these. Read later, one might be of the slot's next entry, and the log of this one.
+            let locations: Vec<u32> = (0..).take(known.0.len()).map(|slot| self.table.cell(slot).location()).collect();
             seat.log = Some(Vec::new());
             report.pause = began.elapsed();
-            ranking
+            (ranking, learned, known, locations)
         };
+        let ranking = of_known(ranking, known);
         report.adopted = ranking.slots.len() as u64;
         let mut caught_up = || -> Result<MutexGuard<'_, Seat>, Fault> {
-            let mut unwanted = self.adopt(&mut *successor, &ranking)?;
+            report.recalled = !learned.is_empty() && successor.recall(&learned)?;
+            let mut unwanted = self.adopt(&mut *successor, &ranking, &locations)?;
             loop {
                 let mut seat = self.seat.lock();
                 let began = Instant::now();
@@ -891,40 +901,9 @@ impl<K, V> Shard<K, V> {
         }
     }
 
-    /// The residents in the policy's order; by slot where it does not answer, or leaves some out.
-    fn ranking(&self, seat: &mut Seat) -> Ranking {
-        let answered = match &mut seat.policy {
-            Some(policy) => policy.residents(),
-            None => Ok(Ranking::default()),
-        };
-        let mut answered = answered.unwrap_or_else(|fault| {
-            seat.fault(fault);
-            Ranking::default()
-        });
-        let slots = self.slots();
-        answered.uses.resize(answered.slots.len(), 0);
-        let mut seen = vec![false; slots as usize];
-        let mut ranking = Ranking::default();
-        let ranked = answered.slots.into_iter().zip(answered.uses);
-        for (slot, uses) in ranked {
-            let fresh = seen.get_mut(slot as usize).is_some_and(|seen| !std::mem::replace(seen, true));
-            if fresh && seat.marks.is(slot, KNOWN) {
-                ranking.slots.push(slot);
-                ranking.uses.push(uses);
-            }
-        }
-        for slot in (0..slots).filter(|&slot| !seen[slot as usize]) {
-            if seat.marks.is(slot, KNOWN) {
-                ranking.slots.push(slot);
-                ranking.uses.push(0);
-            }
-        }
-        ranking
-    }
-
-    /// Has a successor adopt residents; answers with those that it does not want. What a cell says may be of a later
-    /// entry by now; the log says so too, and the successor hears it next.
-    fn adopt(&self, successor: &mut dyn Eviction, ranking: &Ranking) -> Result<Vec<Slot>, Fault> {
+    /// Has a successor adopt residents; answers with those that it does not want. What a cell says of weight and
+    /// expiry may be of a later entry by now; the log says so too, and the successor hears it next.
+    fn adopt(&self, successor: &mut dyn Eviction, ranking: &Ranking, locations: &[u32]) -> Result<Vec<Slot>, Fault> {
         let mut unwanted = Vec::new();
         let mut entries = Entries::default();
         for (slots, uses) in ranking.slots.chunks(ADOPT_AT_ONCE).zip(ranking.uses.chunks(ADOPT_AT_ONCE)) {
@@ -933,7 +912,7 @@ impl<K, V> Shard<K, V> {
                 let cell = self.table.cell(slot);
                 let note = Note {
                     slot,
-                    location: cell.location(),
+                    location: locations[slot as usize],
                     weight: cell.weight.load(Ordering::Relaxed).max(1),
                     cost: 0,
                     expires_at: cell.expires_at.load(Ordering::Relaxed),
@@ -944,6 +923,29 @@ impl<K, V> Shard<K, V> {
         }
         Ok(unwanted)
     }
+}
+
+/// A ranking of those that are `known`, each once; those that the answer leaves out come last, by slot.
+fn of_known(mut answered: Ranking, mut known: Marks) -> Ranking {
+    answered.uses.resize(answered.slots.len(), 0);
+    let mut kept = 0;
+    for at in 0..answered.slots.len() {
+        let slot = answered.slots[at];
+        if known.unset(slot, KNOWN) {
+            answered.slots[kept] = slot;
+            answered.uses[kept] = answered.uses[at];
+            kept += 1;
+        }
+    }
+    answered.slots.truncate(kept);
+    for (slot, marks) in (0..).zip(&known.0) {
+        if marks & KNOWN != 0 {
+            answered.slots.push(slot);
+        }
+    }
+    answered.uses.truncate(kept);
+    answered.uses.resize(answered.slots.len(), 0);
+    answered
 }
 
 /// Tells a successor what it missed. It hears of the predecessor's victims before the arrivals that pushed them out, so
@@ -1000,6 +1002,15 @@ impl Seat {
         for &slot in &self.batch.touched {
             self.marks.unset(slot, IN_BATCH);
         }
+    }
+
+    /// What the policy answers; nothing where it does not.
+    fn ask<T: Default>(&mut self, ask: impl FnOnce(&mut dyn Eviction) -> Result<T, Fault>) -> T {
+        let Some(policy) = &mut self.policy else { return T::default() };
+        ask(&mut **policy).unwrap_or_else(|fault| {
+            self.fault(fault);
+            T::default()
+        })
     }
 
     fn fault(&mut self, fault: Fault) {

@@ -405,3 +405,73 @@ fn every_builtin_takes_over_from_every_other() {
     ledgers.iter().for_each(assert_clean);
     assert_eq!(cache.stats().faults, 0, "{:?}", cache.faults());
 }
+
+/// The same policy, which tells its successor nothing but the order of the residents.
+struct Forgetful(Box<dyn Eviction>);
+
+impl Eviction for Forgetful {
+    fn advance(&mut self, batch: &Batch, victims: &mut Vec<Slot>) -> Result<(), Fault> {
+        self.0.advance(batch, victims)
+    }
+
+    fn residents(&mut self) -> Result<Ranking, Fault> {
+        self.0.residents()
+    }
+
+    fn adopt(&mut self, residents: &Entries, uses: &[u32], victims: &mut Vec<Slot>) -> Result<(), Fault> {
+        self.0.adopt(residents, uses, victims)
+    }
+}
+
+/// What a policy has learned survives a swap for itself, and it matters that it does.
+#[test]
+fn a_swap_for_itself_keeps_what_was_learned() {
+    /// Popular keys, a loop that does not fit, and keys that never come again.
+    fn requests() -> impl Iterator<Item = u64> {
+        let mut state = 7u64;
+        (0..60_000u64).map(move |at| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (dice, uniform) = (state >> 60, (state >> 20 & 0xff_ffff) as f64 / f64::from(1 << 24));
+            match dice {
+                0..6 => 2_000f64.powf(uniform) as u64,
+                6..13 => 10_000 + at % 270,
+                _ => 100_000 + at,
+            }
+        })
+    }
+    /// Hits, and whether each swap handed over what was learned.
+    fn run(policy: &dyn Fn() -> Policy, swaps: bool) -> (u64, bool) {
+        // The same fingerprints each time: batches are of one, and so the hits are the same too.
+        let cache = Cache::<u64, u64>::builder().max_capacity(200).shards(1).policy(policy());
+        let cache = cache.hasher(foldhash::quality::FixedState::default()).build().unwrap();
+        let mut recalled = swaps;
+        for (at, key) in requests().enumerate() {
+            if swaps && at % 2_500 == 2_499 {
+                let report = cache.swap_policy(policy()).unwrap();
+                assert_eq!(report.evicted, 0);
+                recalled &= report.recalled;
+            }
+            if cache.get(&key).is_none() {
+                cache.insert(key, key);
+            }
+        }
+        (cache.stats().hits, recalled)
+    }
+    let points = |hits: u64, than: u64| (hits as f64 - than as f64) * 100.0 / 60_000.0;
+    let mut lost = 0;
+    for name in ["2q", "adaptive", "arc", "lfu", "lirs", "s3-fifo", "sieve", "w-tinylfu"] {
+        let builtin = || Policy::builtin(name).unwrap();
+        let forgetful = || {
+            let module = builtin().load().unwrap();
+            Policy::native(name, move |limits| Ok(Box::new(Forgetful(module.open(limits)?)) as Box<dyn Eviction>))
+        };
+        let (unswapped, _) = run(&builtin, false);
+        let (swapped, recalled) = run(&builtin, true);
+        let (forgot, told) = run(&forgetful, true);
+        assert!(recalled && !told, "{name}");
+        let (won, without) = (points(swapped, unswapped), points(forgot, unswapped));
+        assert!(won > -0.3, "{name}: {won:+.2} points after 23 swaps for itself ({without:+.2} without)");
+        lost += u32::from(without < -0.3);
+    }
+    assert!(lost >= 4, "the requests tell nothing: only {lost} policies lose where nothing is handed over");
+}

@@ -33,6 +33,14 @@ impl<P: larder_guest::Eviction + Send> Eviction for Native<P> {
         Ok(Ranking { slots, uses })
     }
 
+    fn learned(&mut self) -> Result<Vec<u8>, Fault> {
+        Ok(self.0.learned())
+    }
+
+    fn recall(&mut self, learned: &[u8]) -> Result<bool, Fault> {
+        Ok(self.0.recall(learned))
+    }
+
     fn adopt(&mut self, residents: &Entries, uses: &[u32], victims: &mut Vec<Slot>) -> Result<(), Fault> {
         victims.extend(self.0.adopt(&guest_entries(residents), uses));
         Ok(())

@@ -271,6 +271,12 @@ pub fn component(name: &str, limits: &Limits, parameters: &[(String, Setting)]) 
             self.0.adopt(&owned(residents), uses, &mut victims).map_err(|fault| fault.to_string())?;
             Ok(victims)
         }
+        fn learned(&mut self) -> Result<Vec<u8>, String> {
+            self.0.learned().map_err(|fault| fault.to_string())
+        }
+        fn recall(&mut self, learned: &[u8]) -> Result<bool, String> {
+            self.0.recall(learned).map_err(|fault| fault.to_string())
+        }
     }
     let text = |error: larder::PolicyError| error.to_string();
     // Speed is not what is tested here, and other tests run beside.
@@ -346,6 +352,12 @@ impl<P: larder_guest::Eviction> Subject for Twin<P> {
     fn adopt(&mut self, residents: &Entries<'_>, uses: &[u32]) -> Result<Vec<Slot>, String> {
         Ok(self.0.adopt(residents, uses))
     }
+    fn learned(&mut self) -> Result<Vec<u8>, String> {
+        Ok(self.0.learned())
+    }
+    fn recall(&mut self, learned: &[u8]) -> Result<bool, String> {
+        Ok(self.0.recall(learned))
+    }
 }
 
 /// Runs `open` through one history of the test kit, and answers with the calls that it got.
@@ -361,7 +373,7 @@ pub fn record(
     let calls = Rc::new(RefCell::new(Vec::new()));
     let keys = Rc::new((0..1_000_000).map(|key| (fingerprint(key), key)).collect::<HashMap<u64, u64>>());
     // No shrinking: a broken clause is for the tests of the policy itself.
-    let suite = Suite { seeds: seed..seed + 1, events, shrinking_runs: 0 };
+    let suite = Suite { seeds: seed..seed + 1, events, shrinking_runs: 0, hand_over: false };
     let run = suite.run(|limits| {
         calls.borrow_mut().push(Call::Open(Open {
             capacity: limits.capacity.to_string(),
@@ -433,5 +445,13 @@ impl Subject for Recorder {
         let call = Call::Adopt(Adopt { residents, uses: uses.to_vec(), victims: victims.clone() });
         self.calls.borrow_mut().push(call);
         Ok(victims)
+    }
+
+    fn learned(&mut self) -> Result<Vec<u8>, String> {
+        self.subject.learned()
+    }
+
+    fn recall(&mut self, learned: &[u8]) -> Result<bool, String> {
+        self.subject.recall(learned)
     }
 }

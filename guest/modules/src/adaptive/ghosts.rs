@@ -2,7 +2,9 @@
 
 use alloc::{vec, vec::Vec};
 
-use super::past::{NOBODY, Past};
+use larder_guest::kit::{Memo, Recollection};
+
+use super::past::{NOBODY, Past, is_class};
 
 /// Ghosts whose keys hash alike share a set of this many; the one that left first makes way.
 pub(super) const WAYS: usize = 8;
@@ -130,6 +132,32 @@ impl Ghosts {
         for ghost in (0..WAYS).map(|way| set.get(way)).filter(|ghost| ghost.0 as usize != NOBODY) {
             each(self.past(ghost, now));
         }
+    }
+
+    /// Writes them down for a successor: memory as it is.
+    pub(super) fn write(&self, memo: &mut Memo) {
+        memo.word(self.coarse);
+        let halves = |long: u64| [long as u32, (long >> 32) as u32];
+        memo.records(self.sets.iter().map(|set| {
+            let [[a, b], [c, d]] = [set.tags, set.classes].map(halves);
+            let [[e, f], [g, h]] = [set.times as u64, (set.times >> 64) as u64].map(halves);
+            [a, b, c, d, e, f, g, h]
+        }));
+    }
+
+    /// Reads what a predecessor wrote. Any hash and time will do, and any class that there is.
+    pub(super) fn read(memo: &mut Recollection<'_>) -> Option<Self> {
+        let coarse = memo.word().filter(|coarse| *coarse < 24)?;
+        let sets: Vec<Set> = memo
+            .records::<8>()?
+            .into_iter()
+            .map(|words| {
+                let long = |at: usize| u64::from(words[at]) | u64::from(words[at + 1]) << 32;
+                Set { tags: long(0), classes: long(2), times: u128::from(long(4)) | u128::from(long(6)) << 64 }
+            })
+            .collect();
+        let known = |class: u8| usize::from(class) == NOBODY || is_class(class.into());
+        sets.iter().all(|set| set.classes.to_le_bytes().into_iter().all(known)).then_some(Ghosts { sets, coarse })
     }
 
     /// The unit of time doubles.

@@ -2,7 +2,9 @@
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
-use super::past::{BUCKETS, CLASSES, INTERVALS, NOBODY, Past, USES, bucket, start};
+use larder_guest::kit::{Memo, Recollection};
+
+use super::past::{BUCKETS, CLASSES, INTERVALS, NOBODY, Past, USES, bucket, is_class, start};
 
 /// A figure for each bucket of age.
 type ByAge = [f32; BUCKETS];
@@ -175,6 +177,51 @@ impl Odds {
     #[inline]
     pub(super) fn met(&mut self, past: Past, now: u32, weight: f32) {
         self.counts[past.class()].lasting[bucket(past.age(now))] += weight;
+    }
+
+    /// Writes the counts down for a successor: what they are worth follows from them.
+    pub(super) fn write(&self, memo: &mut Memo) {
+        memo.word(BUCKETS as u32);
+        memo.word(self.scale.to_bits());
+        let classes = self.counts.iter().zip(&self.known).enumerate().filter(|(_, (_, known))| **known);
+        memo.word(classes.clone().count() as u32);
+        for (class, (counts, _)) in classes {
+            memo.word(class as u32);
+            for counts in [&counts.used, &counts.lost, &counts.lasting] {
+                memo.words(&counts.map(f32::to_bits));
+            }
+        }
+    }
+
+    /// Reads what a predecessor wrote, and learns from it what each class is worth.
+    pub(super) fn read(memo: &mut Recollection<'_>) -> Option<Self> {
+        /// More than any count gets to; sums of such are numbers still.
+        const MOST: f32 = 1e12;
+        let count = |bits: u32| Some(f32::from_bits(bits)).filter(|count| (0.0..=MOST).contains(count));
+        if memo.word()? != BUCKETS as u32 {
+            return None;
+        }
+        let scale = count(memo.word()?)?;
+        let mut odds = Odds::new();
+        for _ in 0..memo.word().filter(|classes| *classes <= CLASSES as u32)? {
+            let class = memo.word().map(|class| class as usize).filter(|class| is_class(*class))?;
+            let counts = &mut odds.counts[class];
+            for counts in [&mut counts.used, &mut counts.lost, &mut counts.lasting] {
+                let words = memo.words().filter(|words| words.len() == BUCKETS)?;
+                for (to, bits) in counts.iter_mut().zip(words) {
+                    *to = count(bits)?;
+                }
+            }
+        }
+        // Each class has its turn in this round; those without counts learn what their parents say.
+        for (class, known) in odds.known.iter_mut().enumerate() {
+            *known = is_class(class);
+        }
+        odds.begin(scale, 1.0);
+        while !odds.rested() {
+            odds.step();
+        }
+        Some(odds)
     }
 
     /// Whether the last round is over.

@@ -72,6 +72,11 @@ impl Past {
         now.wrapping_sub(self.age(now))
     }
 
+    /// The past that was written down as this word, if there can be such.
+    pub(super) fn of_word(word: u32) -> Option<Past> {
+        Some(Past(word)).filter(|past| is_class(past.class()))
+    }
+
     #[inline]
     pub(super) const fn class(self) -> usize {
         (self.0 & 0xff) as usize
@@ -116,6 +121,11 @@ impl Past {
         let then = (now / 2).wrapping_sub(self.age(now) / 2);
         Past::of(then, self.class() / INTERVALS, (self.class() % INTERVALS).saturating_sub(2))
     }
+}
+
+/// Whether there are entries of such a class.
+pub(super) const fn is_class(class: usize) -> bool {
+    class == 0 || INTERVALS <= class && class < CLASSES
 }
 
 /// The bucket of an age.

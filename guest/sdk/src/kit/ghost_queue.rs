@@ -241,7 +241,7 @@ impl GhostQueue<u32> {
         }
         memo.reserve(8 * self.queue.len() + 4 * (self.weights.len() + places.len()) + 16);
         memo.words(&places);
-        memo.pairs(self.queue.iter().map(|&(folded, note)| [folded, note]));
+        memo.records(self.queue.iter().map(|&(folded, note)| [folded, note]));
         let (front, back) = self.weights.as_slices();
         memo.word(self.weights.len() as u32);
         memo.append(front);
@@ -251,7 +251,7 @@ impl GhostQueue<u32> {
     /// Reads what a predecessor wrote.
     pub fn read(memo: &mut Recollection<'_>) -> Option<Self> {
         let places = memo.words()?;
-        let queue = memo.pairs()?;
+        let queue = memo.records::<2>()?;
         let weights = memo.words()?;
         let len = queue.len();
         if places.len() != len.div_ceil(32) || !(weights.is_empty() || weights.len() == len) {

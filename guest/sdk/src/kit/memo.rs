@@ -57,14 +57,15 @@ impl Memo {
         self.0.extend_from_slice(bytes);
     }
 
-    /// Writes how many pairs there are, and them.
-    pub fn pairs(&mut self, pairs: impl ExactSizeIterator<Item = [u32; 2]>) {
-        self.word(pairs.len() as u32);
+    /// Writes how many records of `N` words there are, and them.
+    pub fn records<const N: usize>(&mut self, records: impl ExactSizeIterator<Item = [u32; N]>) {
+        self.word(records.len() as u32);
         let at = self.0.len();
-        self.0.resize(at + 8 * pairs.len(), 0);
-        for (to, pair) in self.0[at..].chunks_exact_mut(8).zip(pairs) {
-            to[..4].copy_from_slice(&pair[0].to_le_bytes());
-            to[4..].copy_from_slice(&pair[1].to_le_bytes());
+        self.0.resize(at + 4 * N * records.len(), 0);
+        for (to, record) in self.0[at..].chunks_exact_mut(4 * N).zip(records) {
+            for (to, word) in to.chunks_exact_mut(4).zip(record) {
+                to.copy_from_slice(&word.to_le_bytes());
+            }
         }
     }
 
@@ -144,13 +145,14 @@ impl<'a> Recollection<'a> {
         Some(bytes)
     }
 
-    /// Reads how many pairs there are, and them.
-    pub fn pairs(&mut self) -> Option<Vec<[u32; 2]>> {
+    /// Reads how many records of `N` words there are, and them.
+    pub fn records<const N: usize>(&mut self) -> Option<Vec<[u32; N]>> {
         let count = usize::try_from(self.word()?).ok()?;
-        let (bytes, rest) = self.0.split_at_checked(count.checked_mul(8)?)?;
+        let (bytes, rest) = self.0.split_at_checked(count.checked_mul(4 * N)?)?;
         self.0 = rest;
         let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        Some(bytes.chunks_exact(8).map(|pair| [word(pair), word(&pair[4..])]).collect())
+        let record = |bytes: &[u8]| core::array::from_fn(|at| word(&bytes[4 * at..]));
+        Some(bytes.chunks_exact(4 * N).map(record).collect())
     }
 
     /// Reads so many words.

@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::fingerprint;
-use super::history::{Event, Gap, History, Terms};
+use super::history::{Event, Gap, History, Step, Terms};
 use crate::{Batch, Entries, Limits, Slot};
 
 /// What answers as a policy does. Each method is the function of its name in `wit/eviction.wit`; an error says that there was
@@ -19,6 +19,10 @@ pub trait Subject {
     fn residents(&mut self) -> Result<(Vec<Slot>, Vec<u32>), String>;
     /// `adopt`.
     fn adopt(&mut self, residents: &Entries<'_>, uses: &[u32]) -> Result<Vec<Slot>, String>;
+    /// `learned`.
+    fn learned(&mut self) -> Result<Vec<u8>, String>;
+    /// `recall`.
+    fn recall(&mut self, learned: &[u8]) -> Result<bool, String>;
 }
 
 /// Opens the subject anew.
@@ -39,6 +43,8 @@ pub enum Clause {
     ListsResidents,
     /// It adopts residents that fit, all of them.
     Adopts,
+    /// What it has learned is of bounded size, it recalls it, and whatever is in those bytes breaks no clause.
+    Recalls,
     /// The same limits and history give the same answers.
     Deterministic,
 }
@@ -52,6 +58,9 @@ impl fmt::Display for Clause {
             Clause::WithinCapacity => "after each batch the residents weigh at most the capacity",
             Clause::ListsResidents => "a policy forgets who left, and lists every resident once",
             Clause::Adopts => "a policy adopts all residents that fit",
+            Clause::Recalls => {
+                "a policy recalls what it learned, and no bytes that it is given make it break the contract"
+            }
             Clause::Deterministic => "the same limits and history give the same answers",
         })
     }
@@ -161,7 +170,9 @@ fn list(slots: &[Slot]) -> String {
 }
 
 /// Runs a history and answers with all that the subject said, or with the clause that it broke.
-pub(super) fn run(history: &History, tell: bool, open: &mut Open<'_>) -> Result<Answers, Broken> {
+///
+/// With `hand_over`, successors are tried out beside it wherever one adopts: see [`Host::hand_over`].
+pub(super) fn run(history: &History, tell: bool, hand_over: bool, open: &mut Open<'_>) -> Result<Answers, Broken> {
     let subject = open(&history.limits).map_err(|message| Broken {
         clause: Clause::Answers,
         message: format!("it does not open: {message}"),
@@ -178,7 +189,7 @@ pub(super) fn run(history: &History, tell: bool, open: &mut Open<'_>) -> Result<
         given: 0,
         transcript: tell.then(Vec::new),
     };
-    host.run(history, open).map_err(|(clause, message)| Broken {
+    host.run(history, hand_over, open).map_err(|(clause, message)| Broken {
         clause,
         message,
         transcript: host.transcript.unwrap_or_default(),
@@ -188,10 +199,14 @@ pub(super) fn run(history: &History, tell: bool, open: &mut Open<'_>) -> Result<
 type Outcome<T> = Result<T, (Clause, String)>;
 
 impl Host<'_> {
-    fn run(&mut self, history: &History, open: &mut Open<'_>) -> Outcome<Answers> {
+    fn run(&mut self, history: &History, hand_over: bool, open: &mut Open<'_>) -> Outcome<Answers> {
         let mut answers = Vec::new();
         for (i, step) in history.steps.iter().enumerate() {
             if let Gap::Adopt(at_a_time) = step.before {
+                if hand_over {
+                    let ahead = &history.steps[i..history.steps.len().min(i + TRIAL)];
+                    self.hand_over(at_a_time.into(), i, ahead, open)?;
+                }
                 self.adopt(at_a_time.into(), open)?;
             }
             self.now += u64::from(step.elapsed_ms);
@@ -339,6 +354,73 @@ impl Host<'_> {
         self.say(|| format!("another instance adopts {}, {at_a_time} at a time", list(&slots)));
         let successor = open(self.limits);
         self.subject = self.answered("open", successor)?;
+        self.take_over(&slots, &uses, at_a_time)
+    }
+
+    /// Tries out a successor of the same name: it is given what the subject has learned, adopts the residents, and hears
+    /// the next steps; and so does one that is given the same bytes, damaged. Both are forgotten then.
+    fn hand_over(&mut self, at_a_time: usize, nth: usize, ahead: &[Step], open: &mut Open<'_>) -> Outcome<()> {
+        let learned = self.subject.learned();
+        let learned = self.answered("learned", learned)?;
+        if learned.is_empty() {
+            return Ok(());
+        }
+        let (slots, uses) = self.check_residents()?;
+        let bound = MOST_LEARNED + MOST_LEARNED_A_RESIDENT * (self.given as usize).max(slots.len());
+        if learned.len() > bound {
+            let message =
+                format!("`learned` has {} bytes; for {} slots it may have {bound}", learned.len(), self.given);
+            return Err((Clause::Recalls, message));
+        }
+        let damaged = damage(&learned, fingerprint(nth as u64));
+        for (what, bytes) in [("what it had learned", &learned), ("the same, damaged", &damaged)] {
+            let before = self.transcript.as_ref().map_or(0, Vec::len);
+            self.say(|| format!("a successor is tried out that recalls {what}: {} bytes", bytes.len()));
+            let successor = open(self.limits);
+            let mut trial = Host {
+                limits: self.limits,
+                subject: self.answered("open", successor)?,
+                now: self.now,
+                slots: self.slots.clone(),
+                residents: self.residents.clone(),
+                weight: self.weight,
+                free: self.free.clone(),
+                given: self.given,
+                transcript: self.transcript.take(),
+            };
+            let tried =
+                trial.recall(bytes, *bytes == learned, ahead, |trial| trial.take_over(&slots, &uses, at_a_time));
+            self.transcript = trial.transcript;
+            tried.map_err(|(_, message)| (Clause::Recalls, format!("with {what}: {message}")))?;
+            if let Some(transcript) = &mut self.transcript {
+                transcript.truncate(before);
+            }
+        }
+        Ok(())
+    }
+
+    fn recall(
+        &mut self,
+        bytes: &[u8],
+        own: bool,
+        ahead: &[Step],
+        adopt: impl FnOnce(&mut Self) -> Outcome<()>,
+    ) -> Outcome<()> {
+        let recalled = self.subject.recall(bytes);
+        let recalled = self.answered("recall", recalled)?;
+        if own && !recalled {
+            return Err((Clause::Recalls, "`recall` answers that it cannot read it".to_string()));
+        }
+        adopt(self)?;
+        for step in ahead {
+            self.now += u64::from(step.elapsed_ms);
+            self.batch(&step.events)?;
+        }
+        self.check_residents().map(drop)
+    }
+
+    /// The subject, just opened, adopts the residents.
+    fn take_over(&mut self, slots: &[Slot], uses: &[u32], at_a_time: usize) -> Outcome<()> {
         for (i, slots) in slots.chunks(at_a_time).enumerate() {
             let mut columns = Columns::default();
             slots.iter().for_each(|slot| columns.push(*slot, &self.residents[slot]));
@@ -391,6 +473,30 @@ impl Host<'_> {
         let now = self.now;
         self.say(|| format!("{now:>4} ms: {what}"));
     }
+}
+
+/// How many steps a successor is tried out for.
+const TRIAL: usize = 8;
+/// What a policy may have learned, in bytes, and how much more for each resident.
+const MOST_LEARNED: usize = 1 << 20;
+const MOST_LEARNED_A_RESIDENT: usize = 64;
+
+/// The same bytes with a few of them changed, cut off somewhere, or with words made very large.
+fn damage(bytes: &[u8], random: u64) -> Vec<u8> {
+    let mut damaged = bytes.to_vec();
+    let at = |n: u64| (fingerprint(random ^ n) % damaged.len() as u64) as usize;
+    let places = [at(1), at(2), at(3), at(4)];
+    match random % 3 {
+        0 => damaged.truncate(places[0]),
+        1 => places.iter().for_each(|&place| damaged[place] ^= 1 << (random >> 32 & 7)),
+        _ => {
+            for place in places {
+                let word = place / 4 * 4;
+                damaged.iter_mut().skip(word).take(4).for_each(|byte| *byte = 0xff);
+            }
+        }
+    }
+    damaged
 }
 
 fn touch(touched: &mut Vec<Slot>, touches: &mut HashMap<Slot, u8>, slot: Slot, times: u8) {

@@ -22,11 +22,13 @@ pub struct Suite {
     pub events: usize,
     /// How many runs finding a short counterexample may take.
     pub shrinking_runs: usize,
+    /// Whether, wherever an instance adopts, others are tried out beside it that recall what was learned.
+    pub hand_over: bool,
 }
 
 impl Default for Suite {
     fn default() -> Self {
-        Suite { seeds: 0..200, events: 300, shrinking_runs: 5000 }
+        Suite { seeds: 0..200, events: 300, shrinking_runs: 5000, hand_over: true }
     }
 }
 
@@ -58,7 +60,7 @@ impl Suite {
         let mut report = Report::default();
         for seed in self.seeds.clone() {
             let history = History::random(seed, self.events);
-            match run_twice(&history, false, &mut open) {
+            match run_twice(&history, false, self.hand_over, &mut open) {
                 Ok(victims) => {
                     report.histories += 1;
                     report.events += history.len() as u64;
@@ -71,10 +73,11 @@ impl Suite {
     }
 
     fn explain(&self, history: History, clause: Clause, seed: u64, open: &mut Open<'_>) -> Violation {
-        let same =
-            &mut |history: &History| run_twice(history, false, open).is_err_and(|broken| broken.clause == clause);
+        let same = &mut |history: &History| {
+            run_twice(history, false, self.hand_over, open).is_err_and(|broken| broken.clause == clause)
+        };
         let history = shrink(history, self.shrinking_runs, same);
-        match run_twice(&history, true, open).err() {
+        match run_twice(&history, true, self.hand_over, open).err() {
             Some(Broken { clause, message, transcript }) => Violation { clause, message, history, transcript, seed },
             // It broke the clause before and does not now.
             None => Violation {
@@ -89,9 +92,9 @@ impl Suite {
 }
 
 /// Runs a history, and once more for the same answers; counts the victims.
-fn run_twice(history: &History, tell: bool, open: &mut Open<'_>) -> Result<u64, Broken> {
-    let first = run(history, tell, open)?;
-    let second = run(history, tell, open)?;
+fn run_twice(history: &History, tell: bool, hand_over: bool, open: &mut Open<'_>) -> Result<u64, Broken> {
+    let first = run(history, tell, hand_over, open)?;
+    let second = run(history, tell, hand_over, open)?;
     if first != second {
         let at = first.iter().zip(&second).position(|(a, b)| a != b).unwrap_or(0);
         let message =
@@ -164,6 +167,12 @@ impl<P: Eviction> Subject for Native<P> {
     }
     fn adopt(&mut self, residents: &Entries<'_>, uses: &[u32]) -> Result<Vec<Slot>, String> {
         quietly(|| self.0.adopt(residents, uses))
+    }
+    fn learned(&mut self) -> Result<Vec<u8>, String> {
+        quietly(|| self.0.learned())
+    }
+    fn recall(&mut self, learned: &[u8]) -> Result<bool, String> {
+        quietly(|| self.0.recall(learned))
     }
 }
 

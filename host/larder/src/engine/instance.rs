@@ -22,6 +22,8 @@ use crate::{
 const ANSWER: usize = 1 << 20;
 /// What a call may hand the host for each entry: its slot and uses, twice.
 const ANSWER_PER_ENTRY: usize = 16;
+/// What a policy may have learned of each entry, in bytes, on top of [`ANSWER`]: the contract says so.
+const LEARNED_PER_ENTRY: usize = 64;
 /// How many handles a guest may hold at once: it needs one for the policy, and a few for WASI's streams.
 const HANDLES: usize = 1_000;
 
@@ -58,10 +60,10 @@ impl Running {
         &mut self,
         name: &'static str,
         deadline: Duration,
+        answer: usize,
         call: impl FnOnce(&mut Store<State>, &EvictionModule) -> wasmtime::Result<T>,
     ) -> Result<T, Fault> {
-        let entries = self.store.data().entries();
-        begin(&mut self.store, deadline, ANSWER.max(entries.saturating_mul(ANSWER_PER_ENTRY)));
+        begin(&mut self.store, deadline, answer);
         match call(&mut self.store, &self.world) {
             Ok(answer) => {
                 if let Some(printed) = self.store.data_mut().wasi.take_printed() {
@@ -75,7 +77,7 @@ impl Running {
 
     /// The module's card.
     pub(super) fn describe(&mut self) -> Result<about::Description, Fault> {
-        self.call("describe", self.bounds.start_deadline(0), |store, world| {
+        self.call("describe", self.bounds.start_deadline(0), ANSWER, |store, world| {
             world.larder_policy_about().call_describe(store)
         })
     }
@@ -135,7 +137,7 @@ pub(crate) fn open(
         .collect();
     let limits = eviction::Limits { capacity: limits.capacity, expected: limits.expected, seed: limits.seed };
     let deadline = bounds.start_deadline(running.store.data().entries());
-    let opened = running.call("open", deadline, |store, world| {
+    let opened = running.call("open", deadline, ANSWER, |store, world| {
         world.larder_policy_eviction().policy().call_open(store, limits, &parameters)
     });
     match opened.map_err(stopped)? {
@@ -166,9 +168,14 @@ impl Instance {
     ) -> Result<T, Fault> {
         let running = self.state.as_mut().map_err(|fault| fault.clone())?;
         let deadline = deadline(&running.bounds);
+        let entries = running.store.data().entries();
+        let bytes = match name {
+            "learned" => entries.saturating_mul(LEARNED_PER_ENTRY).saturating_add(ANSWER),
+            _ => entries.saturating_mul(ANSWER_PER_ENTRY).max(ANSWER),
+        };
         let policy = self.policy;
-        let answer =
-            running.call(name, deadline, |store, world| call(store, world.larder_policy_eviction().policy(), policy));
+        let answer = running
+            .call(name, deadline, bytes, |store, world| call(store, world.larder_policy_eviction().policy(), policy));
         answer.inspect_err(|fault| self.state = Err(fault.clone()))
     }
 
@@ -181,15 +188,27 @@ impl Instance {
     }
 }
 
+/// A column that is empty is not sent: each list would cost a call of the guest's allocator.
+#[inline]
+fn column<T>(column: &[T]) -> Option<&[T]> {
+    (!column.is_empty()).then_some(column)
+}
+
 /// As the generated code borrows them.
+#[inline]
 fn borrow(entries: &Entries) -> eviction::Entries<'_> {
     eviction::Entries {
         slots: &entries.slots,
         fingerprints: &entries.fingerprints,
-        weights: &entries.weights,
-        costs: &entries.costs,
-        expiries: &entries.expiries,
+        weights: column(&entries.weights),
+        costs: column(&entries.costs),
+        expiries: column(&entries.expiries),
     }
+}
+
+#[inline]
+fn part(entries: &Entries) -> Option<eviction::Entries<'_>> {
+    (!entries.slots.is_empty()).then(|| borrow(entries))
 }
 
 impl Eviction for Instance {
@@ -203,11 +222,11 @@ impl Eviction for Instance {
                 store.data_mut().wasi.now = batch.now;
                 let batch = eviction::Batch {
                     now: batch.now,
-                    departed: &batch.departed,
-                    changed: borrow(&batch.changed),
-                    touched: &batch.touched,
-                    touches: &batch.touches,
-                    arrived: borrow(&batch.arrived),
+                    departed: column(&batch.departed),
+                    changed: part(&batch.changed),
+                    touched: column(&batch.touched),
+                    touches: column(&batch.touches),
+                    arrived: part(&batch.arrived),
                 };
                 guest.call_advance(store, policy, batch)
             },
@@ -223,7 +242,7 @@ impl Eviction for Instance {
             |bounds| bounds.start_deadline(entries),
             |store, guest, policy| guest.call_residents(store, policy),
         )?;
-        Ok(Ranking { slots: ranking.slots, uses: ranking.uses })
+        Ok(Ranking { slots: ranking.slots, uses: ranking.uses.unwrap_or_default() })
     }
 
     fn adopt(&mut self, residents: &Entries, uses: &[u32], victims: &mut Vec<Slot>) -> Result<(), Fault> {
@@ -231,10 +250,31 @@ impl Eviction for Instance {
         let refused = self.call(
             "adopt",
             |bounds| bounds.start_deadline(residents.slots.len()),
-            |store, guest, policy| guest.call_adopt(store, policy, borrow(residents), uses),
+            |store, guest, policy| guest.call_adopt(store, policy, borrow(residents), column(uses)),
         )?;
         victims.extend_from_slice(&refused);
         Ok(())
+    }
+
+    fn learned(&mut self) -> Result<Vec<u8>, Fault> {
+        let entries = self.state.as_ref().map_or(0, |running| running.store.data().entries());
+        self.call(
+            "learned",
+            |bounds| bounds.start_deadline(entries),
+            |store, guest, policy| guest.call_learned(store, policy),
+        )
+    }
+
+    fn recall(&mut self, learned: &[u8]) -> Result<bool, Fault> {
+        // What it is about to take in says how many entries there will be.
+        if let Ok(running) = &mut self.state {
+            running.store.data_mut().expect(learned.len() / LEARNED_PER_ENTRY);
+        }
+        self.call(
+            "recall",
+            |bounds| bounds.start_deadline(learned.len() / 8),
+            |store, guest, policy| guest.call_recall(store, policy, learned),
+        )
     }
 
     fn memory(&self) -> usize {

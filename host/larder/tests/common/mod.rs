@@ -238,6 +238,18 @@ impl Eviction for Auditor {
         Ok(())
     }
 
+    fn learned(&mut self) -> Result<Vec<u8>, Fault> {
+        self.inner.learned()
+    }
+
+    fn recall(&mut self, learned: &[u8]) -> Result<bool, Fault> {
+        let mut books = self.books.lock().unwrap();
+        let new = books.residents.is_empty();
+        books.check(new, || "it is to recall when it has residents already".into());
+        drop(books);
+        self.inner.recall(learned)
+    }
+
     fn memory(&self) -> usize {
         self.inner.memory()
     }

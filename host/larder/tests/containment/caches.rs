@@ -176,11 +176,49 @@ fn a_swap_from_a_hostile_policy_loses_nothing() {
     }
 }
 
+/// Both are called `hostile`, so the one is offered what the other has learned.
+#[test]
+fn what_was_learned_cannot_hurt() {
+    let swapped = |from: &Guest, to: &Guest| {
+        let cache = cache(from);
+        (0..CAPACITY / 2).for_each(|key| cache.insert(key, value(key)));
+        let swapped = cache.swap_policy(policy(to));
+        assert!((0..CAPACITY / 2).all(|key| cache.get(&key) == Some(value(key))));
+        assert!(exercise(&cache) > FULL);
+        (swapped, cache.faults())
+    };
+    let calm = Guest::default();
+    assert!(swapped(&calm, &calm).0.unwrap().recalled);
+    assert!(!swapped(&calm, &Guest { recall: "(i32.const 0)", ..calm.clone() }).0.unwrap().recalled);
+    assert!(
+        !swapped(&Guest { learned: "(call $victims (i32.const 0) (i32.const 0))", ..calm.clone() }, &calm)
+            .0
+            .unwrap()
+            .recalled
+    );
+    // Two MiB; a length that reaches beyond its memory.
+    let huge = "(drop (memory.grow (i32.const 200))) (call $victims (i32.const 0) (i32.const 2097152))";
+    let beyond = "(call $victims (i32.const 4096) (i32.const -1))";
+    for body in [LOOP, TRAP, RECURSE, HOARD, huge, beyond] {
+        let (report, faults) = swapped(&Guest { learned: body, ..calm.clone() }, &calm);
+        let report = report.expect("the swap goes on without");
+        assert_eq!((report.recalled, report.adopted, report.evicted), (false, CAPACITY / 2, 0), "{body}");
+        assert!(
+            faults.iter().any(|report| report.module == "hostile" && report.fault.is_fatal()),
+            "{body}: {faults:?}"
+        );
+    }
+    for body in [LOOP, TRAP, RECURSE, HOARD] {
+        let (report, _) = swapped(&calm, &Guest { recall: body, ..calm.clone() });
+        assert!(matches!(report, Err(SwapError::Fault { fault, .. }) if fault.is_fatal()), "{body}");
+    }
+}
+
 #[test]
 fn a_ranking_of_nonsense_loses_nothing() {
     // Ten times the slot 0, and of none of them how often it is used.
     let nonsense = "(i32.store (i32.const 1120) (i32.const 4096)) (i32.store (i32.const 1124) (i32.const 10))
-        (i64.store (i32.const 1128) (i64.const 0)) (i32.const 1120)";
+        (i64.store (i32.const 1128) (i64.const 0)) (i32.store (i32.const 1136) (i32.const 0)) (i32.const 1120)";
     let cache = cache(&Guest { residents: nonsense, ..Guest::default() });
     (0..CAPACITY / 2).for_each(|key| cache.insert(key, value(key)));
     let report = cache.swap_policy(Policy::builtin("fifo").unwrap()).unwrap();

@@ -33,8 +33,12 @@ pub(crate) struct Guest {
     pub(crate) free: &'static str,
     /// `(result i32)`: where the ranking is.
     pub(crate) residents: &'static str,
-    /// `(result i32)`: where the list of victims is.
+    /// `(param $adopted i32) (result i32)`: where the list of victims is.
     pub(crate) adopt: &'static str,
+    /// `(result i32)`: where the list of bytes is.
+    pub(crate) learned: &'static str,
+    /// `(param $at i32) (param $length i32) (result i32)`: whether it could use it.
+    pub(crate) recall: &'static str,
     /// The destructor of a policy: `(param i32)`.
     pub(crate) drop: &'static str,
     /// `(param $size i32) (result i32)`: where there is room for so many bytes.
@@ -62,8 +66,11 @@ impl Default for Guest {
             free: "",
             residents: "(i64.store (i32.const 1120) (i64.const 0))
                         (i64.store (i32.const 1128) (i64.const 0))
+                        (i32.store (i32.const 1136) (i32.const 0))
                         (i32.const 1120)",
             adopt: "(call $victims (i32.const 0) (i32.const 0))",
+            learned: "(call $victims (i32.const 4096) (i32.const 16))",
+            recall: "(i32.const 1)",
             drop: "",
             realloc: "(call $bump (local.get $size))",
             imports: ("", ""),
@@ -101,7 +108,21 @@ impl Guest {
 
     fn text(&self) -> String {
         let Guest {
-            start, memory, describe, open, advance, free, residents, adopt, drop, realloc, imports, roles, ..
+            start,
+            memory,
+            describe,
+            open,
+            advance,
+            free,
+            residents,
+            adopt,
+            learned,
+            recall,
+            drop,
+            realloc,
+            imports,
+            roles,
+            ..
         } = self;
         let about = format!("larder:policy/about@{}", self.version);
         let eviction = format!("larder:policy/eviction@{}", self.version);
@@ -146,8 +167,9 @@ impl Guest {
   (func (export "{eviction}#[method]policy.advance") (param $batch i32) (result i32) {advance})
   (func (export "cabi_post_{eviction}#[method]policy.advance") (param i32) {free})
   (func (export "{eviction}#[method]policy.residents") (param i32) (result i32) {residents})
-  (func (export "{eviction}#[method]policy.adopt")
-    (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {adopt})
+  (func (export "{eviction}#[method]policy.adopt") (param $adopted i32) (result i32) {adopt})
+  (func (export "{eviction}#[method]policy.learned") (param i32) (result i32) {learned})
+  (func (export "{eviction}#[method]policy.recall") (param i32) (param $at i32) (param $length i32) (result i32) {recall})
   (func (export "{eviction}#[dtor]policy") (param i32) {drop})
   (func (export "cabi_realloc") (param i32 i32 i32) (param $size i32) (result i32) {realloc})
 )"#,

@@ -28,6 +28,9 @@ const NEVER_OPENS: u32 = 9;
 const IGNORES_A_CHANGE: u32 = 10;
 const LISTS_TWICE: u32 = 11;
 const MISTAKES_THE_ORDER: u32 = 12;
+const FORGETS_WHAT_IT_LEARNED: u32 = 13;
+const TRUSTS_WHAT_IT_RECALLS: u32 = 14;
+const LEARNS_TOO_MUCH: u32 = 15;
 
 impl<const FAULT: u32> Eviction for Broken<FAULT> {
     const ABOUT: About = About::new("broken", "0.1.0", "");
@@ -94,6 +97,19 @@ impl<const FAULT: u32> Eviction for Broken<FAULT> {
         }
     }
 
+    fn learned(&self) -> Vec<u8> {
+        match FAULT {
+            FORGETS_WHAT_IT_LEARNED | TRUSTS_WHAT_IT_RECALLS => vec![1; 40],
+            LEARNS_TOO_MUCH => vec![1; 2 << 20],
+            _ => Vec::new(),
+        }
+    }
+
+    fn recall(&mut self, learned: &[u8]) -> bool {
+        assert!(FAULT != TRUSTS_WHAT_IT_RECALLS || learned == [1; 40], "it relies on these bytes");
+        FAULT != FORGETS_WHAT_IT_LEARNED
+    }
+
     fn adopt(&mut self, resident: &Arrival, _: u32, victims: &mut Victims) {
         if FAULT == REFUSES_TO_ADOPT && self.queue.len(0) == 2 {
             return victims.push(resident.slot);
@@ -130,6 +146,9 @@ fn every_fault_is_found_and_shrunk_to_a_handful_of_events() {
     shows::<FORGETS_ONE>(Clause::ListsResidents, 4);
     shows::<LISTS_TWICE>(Clause::ListsResidents, 3);
     shows::<REFUSES_TO_ADOPT>(Clause::Adopts, 3);
+    shows::<FORGETS_WHAT_IT_LEARNED>(Clause::Recalls, 1);
+    shows::<TRUSTS_WHAT_IT_RECALLS>(Clause::Recalls, 1);
+    shows::<LEARNS_TOO_MUCH>(Clause::Recalls, 1);
     shows::<PANICS>(Clause::Answers, 4);
     shows::<NEVER_OPENS>(Clause::Answers, 0);
     shows::<IGNORES_A_CHANGE>(Clause::WithinCapacity, 3);
