@@ -15,8 +15,10 @@
 //! Everything is synchronous, with wasmtime's support for concurrent guests off: a call costs half as much, and may be
 //! made from within an async task as well as from outside of one.
 //!
-//! Every choice that a guest could observe is fixed, so that a module decides alike on every machine: NaNs are
-//! canonical, relaxed SIMD and threads are refused.
+//! A module decides alike on every machine: what WebAssembly leaves open is refused (relaxed SIMD, threads), but for the
+//! bits of a NaN. To make those the same would cost a policy that computes with floats a sixth of its time, and other
+//! hosts (V8, for one) do not: a module must not look at them, and what a comparison says of a NaN is the same
+//! everywhere.
 
 mod code_cache;
 mod instance;
@@ -60,8 +62,6 @@ fn config() -> wasmtime::Config {
         .concurrency_support(false)
         .epoch_interruption(true)
         .cranelift_opt_level(wasmtime::OptLevel::Speed)
-        // The same bits on every machine.
-        .cranelift_nan_canonicalization(true)
         .wasm_relaxed_simd(false)
         // A module's own names and frames are not worth their cost: a trap's message is what its author printed.
         .wasm_backtrace_max_frames(None)
