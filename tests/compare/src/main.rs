@@ -152,7 +152,7 @@ fn setup(kinds: &[Box<dyn Kind>]) -> Result<String> {
     let threads = std::thread::available_parallelism().map_or(0, usize::from);
     let columns = ["contender", "version", "configuration"];
     let notes = format!(
-        "{} {}, {threads} hardware threads{}; release build, thin LTO, one codegen unit.",
+        "{} {}, {threads} hardware threads{}; release build.",
         std::env::consts::OS,
         std::env::consts::ARCH,
         processor().map(|name| format!(" ({name})")).unwrap_or_default()
