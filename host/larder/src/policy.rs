@@ -409,6 +409,8 @@ pub struct Description {
 pub enum Role {
     /// Who leaves when the cache is full, and who is let in.
     Eviction,
+    /// What one operation does next.
+    Patterns,
 }
 
 /// A parameter that a module takes.

@@ -121,7 +121,14 @@ fn description(card: about::Description) -> Description {
         name: card.name,
         version: card.version,
         summary: card.summary,
-        roles: card.roles.into_iter().map(|about::Role::Eviction| Role::Eviction).collect(),
+        roles: card
+            .roles
+            .into_iter()
+            .map(|role| match role {
+                about::Role::Eviction => Role::Eviction,
+                about::Role::Patterns => Role::Patterns,
+            })
+            .collect(),
         parameters: card
             .parameters
             .into_iter()
