@@ -60,10 +60,7 @@ pub fn of_incoming(rules: &Rules, incoming: &Incoming, random: u64) -> Terms {
         true => (0, 0),
         false => (said(incoming.stale_ms, rules.stale_ms), said(incoming.rescue_ms, rules.rescue_ms)),
     };
-    let early = match rules.read {
-        Reading::RefreshAhead if fresh != FOREVER => (rules.beta * incoming.cost_us as f64) as u64,
-        _ => 0,
-    };
+    let early = (rules.beta * incoming.cost_us as f64) as u64;
     let terms = Terms {
         fresh_ms: fresh,
         stale_ms: stale,
@@ -72,7 +69,7 @@ pub fn of_incoming(rules: &Rules, incoming: &Incoming, random: u64) -> Terms {
         quiet_ms: 0,
         early_us: early,
     };
-    Terms { quiet_ms: quiet(rules, &terms, 0), ..terms }
+    completed(rules, terms, 0)
 }
 
 /// The terms on which a copy from a farther tier is kept in a nearer one: what is left of its own.
@@ -85,7 +82,15 @@ pub fn of_copy(rules: &Rules, copy: &Facts) -> Terms {
         quiet_ms: 0,
         early_us: copy.early_us,
     };
-    Terms { quiet_ms: quiet(rules, &terms, copy.age_ms), ..terms }
+    completed(rules, terms, copy.age_ms)
+}
+
+/// With the quiet time of a copy of this age.
+fn completed(rules: &Rules, mut terms: Terms, age_ms: u64) -> Terms {
+    if rules.read != Reading::RefreshAhead || terms.fresh_ms == FOREVER {
+        terms.early_us = 0;
+    }
+    Terms { quiet_ms: quiet(rules, &terms, age_ms), ..terms }
 }
 
 /// For how long no read of a copy of this age can refresh it.

@@ -22,8 +22,8 @@
 //! was invalidated meanwhile (the host fences it), but the read itself began before that, and gets it.
 
 use larder_guest::patterns::{
-    Action, Answer, Event, Facts, Failure, Incoming, Joining, Keeping, Loading, Mark, Marks, Serving, Then, Traits,
-    What,
+    Action, Answer, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Mark, Marks, Serving, Then,
+    Traits, What,
 };
 
 use super::cookie::{Memory, Stage};
@@ -77,7 +77,8 @@ pub(super) fn answer_of_held(step: &Step<'_>) -> Option<Answer> {
     }
     let serving =
         Serving { quiet_ms: step.rules.throttle_ms, then: Then::Refresh, ..serve_held(step, &held, Mark::Stale) };
-    let then = if step.turn.operation.traits.contains(Traits::CACHED_ONLY) { Then::End } else { Then::Refresh };
+    let may_load = step.rules.loads && !step.turn.operation.traits.contains(Traits::CACHED_ONLY);
+    let then = if may_load { Then::Refresh } else { Then::End };
     held.may_be_stale().then(|| Action::Serve(Serving { then, ..serving }).end())
 }
 
@@ -122,6 +123,9 @@ fn join(step: &Step<'_>) -> Answer {
 
 /// Asks the source: whether the old copy is still right, where that can be asked.
 pub(super) fn load(step: &Step<'_>) -> Answer {
+    if !step.rules.loads {
+        return if step.turn.operation.kind == Kind::Read { Action::Miss.end() } else { Action::Finish(None).end() };
+    }
     let conditional = step.turn.operation.held.is_some_and(|held| held.marks.contains(Marks::VALIDATOR));
     // After the soft time-out, the same load is waited for; there is no second one.
     let is_over = step.turn.event == Event::StillLoading;

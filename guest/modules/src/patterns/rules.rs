@@ -122,6 +122,10 @@ pub struct Rules {
     pub tiers: Tiers,
     /// Those that other processes use, too.
     pub shared: Tiers,
+    /// Whether there is a source to load from.
+    pub loads: bool,
+    /// Whether there is a source to save to.
+    pub saves: bool,
     /// Whether other processes can be told.
     pub announces: bool,
     /// How long a copy is fresh.
@@ -205,6 +209,8 @@ impl Rules {
             write,
             tiers: *tiers,
             shared: *shared,
+            loads: has(Abilities::LOADS),
+            saves: has(Abilities::SAVES),
             announces: has(Abilities::ANNOUNCES),
             ttl_ms: or_forever(ms("ttl-ms")),
             source_ttl: set.flag("source-ttl"),

@@ -60,6 +60,7 @@ pub fn flush(step: &Step<'_>) -> Answer {
     let save =
         |step: &Step<'_>| step.go(FlushSave, Action::Save(Saving { fence: shared, hard_ms: step.rules.save_ms }));
     match (step.memory.stage, step.turn.event) {
+        (Start | FlushBackoff, _) if !step.rules.saves => Action::Fail(Failure::Unsupported).end(),
         (Start, Event::Start) | (FlushBackoff, Event::Resumed) => save(step),
         (FlushSave, Event::Saved) if shared == 0 => Action::Finish(None).end(),
         (FlushSave, Event::Saved) if removes => forget(step, None),
