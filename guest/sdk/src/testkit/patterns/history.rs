@@ -42,6 +42,8 @@ pub struct History {
     pub traits: Traits,
     /// What happens, choice by choice.
     pub choices: Vec<u16>,
+    /// When all is used up, the same happens again: luck that stays bad shows what never ends.
+    pub repeats: bool,
 }
 
 impl History {
@@ -81,7 +83,15 @@ impl History {
         let change = random.one_in(8).then(|| (random.below(4) as usize + 1, parameters(&mut random, about, texts)));
         let length = random.magnitude(60);
         let choices = (0..length).map(|_| if random.one_in(3) { 0 } else { random.next() as u16 }).collect();
-        History { rule: Rule { tiers, shared, abilities, parameters: first }, change, kind, target, traits, choices }
+        History {
+            rule: Rule { tiers, shared, abilities, parameters: first },
+            change,
+            kind,
+            target,
+            traits,
+            choices,
+            repeats: random.one_in(3),
+        }
     }
 }
 

@@ -190,7 +190,9 @@ impl<'a> Host<'a> {
 
     /// A number below `n`.
     fn choose(&mut self, n: usize) -> usize {
-        let choice = self.history.choices.get(self.taken).copied().unwrap_or(0);
+        let History { choices, repeats, .. } = self.history;
+        let at = if *repeats { self.taken % choices.len().max(1) } else { self.taken };
+        let choice = choices.get(at).copied().unwrap_or(0);
         self.taken += 1;
         usize::from(choice) % n
     }

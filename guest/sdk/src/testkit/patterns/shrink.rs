@@ -70,6 +70,7 @@ const SIMPLER: [Simpler; 9] = [
             1 => history.target = Target::Key,
             2 => history.rule.shared = 0,
             3 => history.rule.abilities = Abilities::all(),
+            4 => history.repeats = false,
             _ => return None,
         }
         Some(())
