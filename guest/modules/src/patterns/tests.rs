@@ -545,7 +545,8 @@ fn contradictions_are_refused_by_name_and_with_a_remedy() {
         assert!(refusal.message.contains(remedy), "{refusal:?}");
     }
     let all = Abilities::all();
-    let cases: [(&[(&str, Set)], &str, &str); 24] = [
+    type Case<'a> = (&'a [(&'a str, Set)], &'a str, &'a str);
+    let cases: [Case<'_>; 24] = [
         (&[("read", "read-thru".into())], "read", "set it to cache-aside, read-through or refresh-ahead"),
         (&[("write", "write-back".into())], "write", "write-behind"),
         (&[("flight", "global".into())], "flight", "none, process or fleet"),
