@@ -107,28 +107,5 @@ impl<P: Patterns> patterns::GuestRules for Component<P> {
 /// The card of a module, as `about` exports it.
 #[doc(hidden)]
 pub fn describe<P: Patterns>() -> about::Description {
-    let card = P::ABOUT;
-    let value = |v: &Value| match v {
-        Value::Flag(yes) => types::Value::Flag(*yes),
-        Value::Integer(n) => types::Value::Integer(*n),
-        Value::Number(x) => types::Value::Number(*x),
-        Value::Text(text) => types::Value::Text(text.clone()),
-    };
-    about::Description {
-        name: card.name.to_string(),
-        version: card.version.to_string(),
-        summary: card.summary.to_string(),
-        roles: alloc::vec![types::Role::Patterns],
-        parameters: card
-            .parameters
-            .iter()
-            .map(|spec| about::ParameterSpec {
-                name: spec.name.to_string(),
-                doc: spec.doc.to_string(),
-                default: value(&spec.default),
-                minimum: spec.minimum,
-                maximum: spec.maximum,
-            })
-            .collect(),
-    }
+    crate::glue::description(&P::ABOUT, types::Role::Patterns)
 }
