@@ -228,19 +228,28 @@ pub(crate) struct Codec<V> {
     decode: Box<Decode<V>>,
 }
 
+/// What a far tier is to drop as soon as it can be reached, and what other processes are to be told then.
+#[derive(Clone, PartialEq)]
+struct Owed {
+    scope: Scope,
+    news: News,
+}
+
 /// A far tier with its breaker, and what is owed there.
 pub(crate) struct Far {
     tier: Arc<dyn Tier>,
     /// Failures in a row.
     failures: AtomicU32,
     closed_until: Mutex<Option<Instant>>,
-    owed: Mutex<Vec<(Scope, bool)>>,
+    owed: Mutex<Vec<Owed>>,
     owing: AtomicUsize,
 }
 
 /// After so many failures in a row a tier is left alone for a while.
 const PATIENCE: u32 = 5;
 const REST: Duration = Duration::from_secs(1);
+/// So many invalidations are owed to a tier one by one.
+const MOST_OWED: usize = 1_000;
 
 impl Far {
     fn new(tier: Arc<dyn Tier>) -> Self {
@@ -256,7 +265,7 @@ impl Far {
     /// Whether a key must not be read before something has been dropped.
     fn owes(&self, name: &str) -> bool {
         self.owing.load(Ordering::Acquire) > 0
-            && self.owed.lock().iter().any(|(scope, _)| match scope {
+            && self.owed.lock().iter().any(|owed| match &owed.scope {
                 Scope::Keys(keys) => keys.iter().any(|key| **key == *name),
                 Scope::Group(Group::Prefix(prefix)) => name.starts_with(&**prefix),
                 // Which copies carry a tag is not known before they are read.
@@ -434,6 +443,30 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         }
     }
 
+    /// The same as other processes are told it.
+    fn near_scope(&self, about: &About<K>) -> Scope {
+        match about {
+            About::Key(key) => Scope::Keys(vec![key.text().into()]),
+            About::Keys(keys) => Scope::Keys(keys.iter().map(|key| key.text().into()).collect()),
+            About::Group(group) => Scope::Group(group.clone()),
+        }
+    }
+
+    /// What is told, as this process knows it.
+    fn about(&self, news: &News) -> About<K> {
+        match &news.scope {
+            Scope::Group(group) => About::Group(group.clone()),
+            Scope::Keys(keys) => {
+                let known: Option<Vec<K>> = keys.iter().map(|key| K::of_text(key)).collect();
+                // A key that is none here: rather too much than too little.
+                known.map_or(About::Group(Group::Prefix("".into())), |mut known| match known.len() {
+                    1 => About::Key(known.remove(0)),
+                    _ => About::Keys(known),
+                })
+            }
+        }
+    }
+
     fn landing(&self, loaded: Loaded<V>, cost_us: u64) -> Landing<V> {
         let size = match (&loaded.value, &self.codec) {
             (Answer::Value(_), None) => size_of::<V>(),
@@ -544,18 +577,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         for (at, far) in self.far.iter().enumerate().rev().filter(|(at, _)| tiers & 2 << at != 0) {
             if far.call(self.limits.tier, far.tier.invalidate(&scope, soft)).await.is_err() {
                 outcome.down |= 2 << at;
-                self.owe(at, scope.clone(), soft);
+                self.owe(at, about, soft);
             }
         }
         if tiers & 1 != 0 {
             self.forget_near(about, soft);
         }
         if announce {
-            let scope = match about {
-                About::Key(key) => Scope::Keys(vec![key.text().into()]),
-                About::Keys(keys) => Scope::Keys(keys.iter().map(|key| key.text().into()).collect()),
-                About::Group(group) => Scope::Group(group.clone()),
-            };
+            let scope = self.near_scope(about);
             outcome.unannounced = !self.announce(scope, soft).await;
         }
         outcome
@@ -596,14 +625,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
     }
 
     /// Something is to be dropped in a far tier as soon as that can be reached.
-    fn owe(&self, at: usize, scope: Scope, soft: bool) {
+    fn owe(&self, at: usize, about: &About<K>, soft: bool) {
+        let owed_of = |about: &About<K>, soft| Owed {
+            scope: self.far_scope(about),
+            news: News { keyspace: self.name.clone(), scope: self.near_scope(about), soft },
+        };
         let far = &self.far[at];
         let mut owed = far.owed.lock();
-        owed.push((scope, soft));
+        let new = owed_of(about, soft);
+        if !owed.contains(&new) {
+            owed.push(new);
+        }
         // Too much to remember: all of the keyspace.
-        if owed.len() > 10_000 {
-            owed.clear();
-            owed.push((Scope::Group(Group::Prefix(format!("{}:", self.name).into())), false));
+        if owed.len() > MOST_OWED {
+            *owed = vec![owed_of(&About::Group(Group::Prefix("".into())), false)];
         }
         far.owing.store(owed.len(), Ordering::Release);
         drop(owed);
@@ -642,13 +677,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
     async fn pay(&self) -> bool {
         for far in &self.far {
             loop {
-                let Some((scope, soft)) = far.owed.lock().first().cloned() else { break };
-                if far.call(self.limits.tier, far.tier.invalidate(&scope, soft)).await.is_err() {
+                let Some(first) = far.owed.lock().first().cloned() else { break };
+                if far.call(self.limits.tier, far.tier.invalidate(&first.scope, first.news.soft)).await.is_err() {
                     return false;
                 }
+                // What was read there meanwhile, by whoever did not know, is dropped too.
+                self.forget_near(&self.about(&first.news), first.news.soft);
+                self.news_owed.lock().push(first.news.clone());
                 let mut owed = far.owed.lock();
                 // It may have been put together with others meanwhile.
-                owed.retain(|other| *other != (scope.clone(), soft));
+                owed.retain(|other| *other != first);
                 far.owing.store(owed.len(), Ordering::Release);
             }
         }
@@ -694,17 +732,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Listener for Inner<K, V> {
             if news.keyspace != self.name {
                 return;
             }
-            let about = match &news.scope {
-                Scope::Group(group) => About::Group(group.clone()),
-                Scope::Keys(keys) => {
-                    let known: Option<Vec<K>> = keys.iter().map(|key| K::of_text(key)).collect();
-                    // A key that is none here: rather too much than too little.
-                    known.map_or(About::Group(Group::Prefix("".into())), |mut keys| match keys.len() {
-                        1 => About::Key(keys.remove(0)),
-                        _ => About::Keys(keys),
-                    })
-                }
-            };
+            let about = self.about(news);
             let Some(me) = self.me.upgrade() else { return };
             let mut op = Op::new(me, Kind::Invalidate, about.clone());
             op.traits = Traits::HEARD;
@@ -1071,7 +1099,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     }
 }
 
-/// A value to be written, with what the caller says of it. Made of a value, or of [`Loaded`].
+/// A value to be written, with what the caller says of it. Made of a value; or, with tags and terms, of [`Loaded`]. What is
+/// written without the tag that a load would give it is not reached by an invalidation of that tag.
 #[derive(Debug)]
 pub struct Written<V>(Loaded<V>);
 

@@ -740,17 +740,30 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
 
     async fn keep_far(&self, key: &K, tier: u8, copy: FarCopy, writes: bool, outcome: &mut Outcome) {
         let bit = 1 << tier;
-        let token = self.far_tokens[usize::from(tier) - 1];
+        let far = &self.inner.far[usize::from(tier) - 1];
+        let name = self.inner.far_name(key);
+        let limit = self.inner.limits.tier;
+        let mut token = self.far_tokens[usize::from(tier) - 1];
         if token.is_none() && !writes {
             outcome.fenced |= bit;
             return;
         }
-        let far = &self.inner.far[usize::from(tier) - 1];
-        let name = self.inner.far_name(key);
         // Before what is owed there has been dropped, nothing is read there; so nothing is kept there.
-        let put = match far.owes(&name) {
-            true => Err(()),
-            false => far.call(self.inner.limits.tier, far.tier.put(&name, copy, token, writes)).await.map_err(drop),
+        let is_down = far.owes(&name);
+        if token.is_none() && !is_down && !self.saved {
+            // Nothing was to be fenced: what is there now is what is replaced. Without a token, a call that lands late
+            // could replace what is newer.
+            token = far.call(limit, far.tier.token(&name)).await.ok();
+        }
+        let put = match token {
+            _ if is_down => Err(()),
+            Some(token) => far.call(limit, far.tier.put(&name, copy, token, writes)).await.map_err(drop),
+            // It was saved, and nobody knows whether before or after what is there.
+            None => {
+                let scope = FarScope::Keys(vec![name.as_str().into()]);
+                let dropped = far.call(limit, far.tier.invalidate(&scope, false)).await;
+                dropped.map(|()| Put::Declined).map_err(drop)
+            }
         };
         match put {
             Ok(Put::Kept) => {}
@@ -759,7 +772,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             Err(()) => {
                 outcome.down |= bit;
                 if writes {
-                    self.inner.owe(usize::from(tier) - 1, FarScope::Keys(vec![name.into()]), false);
+                    self.inner.owe(usize::from(tier) - 1, &About::Key(key.clone()), false);
                 }
             }
         }

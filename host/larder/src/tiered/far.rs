@@ -115,13 +115,12 @@ pub trait Tier: Send + Sync + 'static {
     /// The token alone.
     fn token<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Token, TierError>>;
 
-    /// Keeps a copy if the token is the newest; without a token, whatever is there. A `write` moves the fence, a fill does
-    /// not.
+    /// Keeps a copy if the token is the newest. A `write` moves the fence, a fill does not.
     fn put<'a>(
         &'a self,
         key: &'a str,
         copy: FarCopy,
-        token: Option<Token>,
+        token: Token,
         write: bool,
     ) -> BoxFuture<'a, Result<Put, TierError>>;
 
@@ -164,7 +163,7 @@ impl<T: Tier + ?Sized> Tier for Arc<T> {
         &'a self,
         key: &'a str,
         copy: FarCopy,
-        token: Option<Token>,
+        token: Token,
         write: bool,
     ) -> BoxFuture<'a, Result<Put, TierError>> {
         (**self).put(key, copy, token, write)
@@ -275,14 +274,12 @@ impl MemoryTier {
         (copy.fresh_ms > 0 || copy.stale_ms > 0 || copy.rescue_ms > 0).then_some(copy)
     }
 
-    fn put_now(&self, key: &str, copy: FarCopy, token: Option<Token>, write: bool) -> Put {
+    fn put_now(&self, key: &str, copy: FarCopy, token: Token, write: bool) -> Put {
         let at = self.at(key);
         let mut state = self.state.lock();
-        if let Some(token) = token {
-            let reached = state.groups.reached(key, &copy.tags, token.stamp);
-            if token.fence != state.fences[at] || reached != Reached::Untouched {
-                return Put::Fenced;
-            }
+        let reached = state.groups.reached(key, &copy.tags, token.stamp);
+        if token.fence != state.fences[at] || reached != Reached::Untouched {
+            return Put::Fenced;
         }
         if write {
             state.fences[at] += 1;
@@ -297,9 +294,8 @@ impl MemoryTier {
             return Put::Kept;
         }
         let now = self.clock.now_ms();
-        let stamp = token.map_or(state.groups.stamp(), |token| token.stamp);
         let ends = after(after(now, copy.fresh_ms), copy.stale_ms.max(copy.rescue_ms));
-        let stored = Stored { copy, at: now, ended_at: NEVER, stamp };
+        let stored = Stored { copy, at: now, ended_at: NEVER, stamp: token.stamp };
         self.cache.insert_until(key.into(), Arc::new(stored), 0, ends);
         Put::Kept
     }
@@ -354,7 +350,7 @@ impl Tier for MemoryTier {
         &'a self,
         key: &'a str,
         copy: FarCopy,
-        token: Option<Token>,
+        token: Token,
         write: bool,
     ) -> BoxFuture<'a, Result<Put, TierError>> {
         Box::pin(async move { Ok(self.put_now(key, copy, token, write)) })

@@ -148,7 +148,7 @@ impl Tier for FlakyTier {
         &'a self,
         key: &'a str,
         copy: FarCopy,
-        token: Option<Token>,
+        token: Token,
         write: bool,
     ) -> BoxFuture<'a, Result<Put, TierError>> {
         Box::pin(async move {
