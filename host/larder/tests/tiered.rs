@@ -7,7 +7,10 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::tiered::{Failure, FromFn, How, Loaded, LocalBus, Lookup, MemoryTier, Tier, Tiered, TieredBuilder};
+use larder::tiered::{
+    BoxFuture, Failure, FromFn, How, Loaded, LocalBus, Lookup, MemoryTier, SourceError, Tier, Tiered, TieredBuilder,
+    TieredError,
+};
 use tokio::time::{advance, sleep};
 use world::{Database, FlakyTier, Process, ms};
 
@@ -91,6 +94,57 @@ async fn a_load_that_panics_is_an_error_for_all_and_the_next_one_loads() {
     assert_eq!(answers[1].as_ref().unwrap(), &Some(1));
     assert!(cache.get(&13).await.is_err());
     assert_eq!(cache.stats().loading, 0);
+}
+
+/// Loads many at once, and has nothing to say of 13.
+struct Batches(Arc<std::sync::Mutex<Vec<Vec<u64>>>>);
+
+impl larder::tiered::Source<u64, u64> for Batches {
+    fn load<'a>(&'a self, key: &'a u64, _: Option<&'a str>) -> BoxFuture<'a, Result<Loaded<u64>, SourceError>> {
+        self.0.lock().unwrap().push(vec![*key]);
+        Box::pin(async {
+            sleep(ms(10)).await;
+            Ok(Loaded::value(*key))
+        })
+    }
+    fn loads_many(&self) -> bool {
+        true
+    }
+    fn load_many<'a>(&'a self, keys: &'a [u64]) -> BoxFuture<'a, Result<Vec<Loaded<u64>>, SourceError>> {
+        self.0.lock().unwrap().push(keys.to_vec());
+        Box::pin(async {
+            sleep(ms(10)).await;
+            Ok(keys.iter().filter(|key| **key != 13).map(|key| Loaded::value(*key)).collect())
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_batch_misses_is_loaded_at_once() {
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let source = Batches(asked.clone());
+    let cache = Tiered::builder().max_capacity(100).source(source).rule("retries", 1).build().unwrap();
+    cache.get(&2).await.unwrap();
+    // One that is loading already, and one that is asked for twice.
+    let early = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.get(&4).await }
+    });
+    sleep(ms(5)).await;
+    let answers = cache.get_many(&[1, 2, 3, 4, 3, 5]).await;
+    let values: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().unwrap()).collect();
+    assert_eq!(values, [1, 2, 3, 4, 3, 5]);
+    assert_eq!(early.await.unwrap().unwrap(), Some(4));
+    let mut batches = std::mem::take(&mut *asked.lock().unwrap());
+    batches.iter_mut().for_each(|batch| batch.sort_unstable());
+    assert_eq!(batches, [vec![2], vec![4], vec![1, 3, 5]]);
+    // Fewer rows than keys: nobody knows whose is missing.
+    for answer in cache.get_many(&[12, 13, 14]).await {
+        let error = answer.unwrap_err();
+        assert_eq!(error.failure(), Failure::Rejected);
+        assert!(error.to_string().contains("2 values for 3 keys"), "{error}");
+    }
+    assert_eq!(cache.get(&12).await.unwrap(), Some(12));
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,7 +365,8 @@ async fn invalidations_reach_what_they_name_and_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn a_load_that_an_invalidation_overtakes_is_not_kept() {
-    let invalidations: [for<'a> fn(&'a Tiered<u64, u64>) -> larder::tiered::BoxFuture<'a, _>; 4] = [
+    type Invalidate = for<'a> fn(&'a Tiered<u64, u64>) -> larder::tiered::BoxFuture<'a, Result<(), TieredError>>;
+    let invalidations: [Invalidate; 4] = [
         |cache| Box::pin(cache.invalidate(&7)),
         |cache| Box::pin(cache.invalidate_prefix("7")),
         |cache| Box::pin(cache.invalidate_all()),
@@ -327,7 +382,7 @@ async fn a_load_that_an_invalidation_overtakes_is_not_kept() {
         sleep(ms(50)).await;
         database.slow(ms(10));
         database.write(7, 2);
-        let _: Result<(), larder::tiered::TieredError> = invalidate(&cache).await;
+        invalidate(&cache).await.unwrap();
         // Joins no load that began before.
         assert_eq!(cache.get(&7).await.unwrap(), Some(2));
         assert_eq!(early.await.unwrap().unwrap(), Some(1), "it began before");

@@ -11,8 +11,10 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use super::board::Board;
+use super::host::{Codec, Far, Inner, Limits};
 use super::near::{Copy, Key, Near};
-use super::{Bus, Codec, Counters, Far, Inner, Limits, Listener, Source, Tier, Tiered};
+use super::stats::Counters;
+use super::{Bus, Listener, Source, Tier, Tiered};
 use crate::engine::steps::{self, Abilities, Keyspace, Rulebook};
 use crate::patterns::{Patterns, PatternsModule};
 use crate::{BuildError, Cache, Clock, Policy, PolicyError, Value, policy};
@@ -27,11 +29,11 @@ pub enum RuleError {
         /// The keyspace.
         keyspace: String,
         /// What is wrong.
-        source: PolicyError,
+        source: Box<PolicyError>,
     },
     /// The module could not be loaded.
     #[error(transparent)]
-    Module(PolicyError),
+    Module(Box<PolicyError>),
 }
 
 /// Why a cache of tiers could not be built.
@@ -40,7 +42,7 @@ pub enum RuleError {
 pub enum TieredBuildError {
     /// Tier 0 could not be built.
     #[error(transparent)]
-    Near(#[from] BuildError),
+    Near(Box<BuildError>),
     /// The module or its rules are at fault.
     #[error(transparent)]
     Rule(#[from] RuleError),
@@ -231,7 +233,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
             given.into_iter().filter(|(_, is_given)| *is_given).fold(Abilities::empty(), |all, (one, _)| all | one);
         let keyspace =
             Keyspace { name: self.name.clone(), tiers, shared: tiers & !1, abilities, parameters: Vec::new() };
-        let module = self.patterns.load().map_err(RuleError::Module)?;
+        let module = self.patterns.load().map_err(|error| RuleError::Module(Box::new(error)))?;
         let tally = Arc::new(steps::Tally::default());
         let book = open(&module, keyspace, &self.rules, tally.clone())?;
 
@@ -247,7 +249,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         if let Some(seed) = self.seed {
             near = near.seed(seed);
         }
-        let near = Near::new(near.build()?, clock);
+        let near = Near::new(near.build().map_err(|error| TieredBuildError::Near(Box::new(error)))?, clock);
         let chance = || RandomState::new().hash_one(&self.name);
         let (seed, holders) = (self.seed.unwrap_or_else(chance), chance());
         let inner = Arc::new_cyclic(|me: &Weak<Inner<K, V>>| Inner {
@@ -286,7 +288,7 @@ pub(super) fn open(
     tally: Arc<steps::Tally>,
 ) -> Result<Rulebook, RuleError> {
     let name = keyspace.name.clone();
-    let refused = |source| RuleError::Refused { keyspace: name.clone(), source };
+    let refused = |source| RuleError::Refused { keyspace: name.clone(), source: Box::new(source) };
     keyspace.parameters = policy::checked(module.description(), rules).map_err(refused)?;
     Rulebook::open(module.compiled.clone(), module.bounds, vec![keyspace], tally).map_err(refused)
 }

@@ -14,10 +14,12 @@ use tokio::time::Instant;
 
 use super::board::{End, Joined, Lead};
 use super::far::{self, FarCopy, Put, Scope as FarScope};
+use super::gather::Member;
 use super::groups::{Group, Reached};
+use super::host::Inner;
 use super::near::{Copy, Key, Token};
 use super::source::{Answer as SourceAnswer, Loaded, SourceError};
-use super::{How, Inner, Served, Ticket, TieredError};
+use super::{How, Served, Ticket, TieredError};
 use crate::engine::steps::{
     Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Mark,
     Moment, Operation, Outcome, Rulebook, Saving, Scope, Serving, Target, Terms, Then, Traits, Turn, What,
@@ -121,7 +123,7 @@ enum Flow {
 }
 
 /// An operation.
-pub(crate) struct Op<K: Key, V> {
+pub(crate) struct Op<K: Key, V: Clone + Send + Sync + 'static> {
     pub(crate) inner: Arc<Inner<K, V>>,
     book: Arc<Rulebook>,
     pub(crate) kind: Kind,
@@ -140,6 +142,8 @@ pub(crate) struct Op<K: Key, V> {
     pub(crate) loaded: Option<Arc<Landing<V>>>,
     renewed: Option<Incoming>,
     load: Option<Load<V>>,
+    /// The batch that it is one of, while it may still load together with others.
+    pub(crate) member: Option<Member<K, V>>,
     /// Something was amiss that allows a rescue.
     pub(crate) trouble: bool,
     pub(crate) served: bool,
@@ -171,6 +175,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             loaded: None,
             renewed: None,
             load: None,
+            member: None,
             trouble: false,
             served: false,
             saved: false,
@@ -374,6 +379,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 if ms >= 1 << 40 {
                     return Flow::Wrong("it would never resume");
                 }
+                self.member = None;
                 tokio::time::sleep(Duration::from_millis(ms)).await;
                 Flow::Next(Event::Resumed)
             }
@@ -519,6 +525,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 Event::Found
             }
             Joined::Waits(ends) => {
+                self.member = None;
                 self.inner.tally.joined.fetch_add(1, Relaxed);
                 self.wait(ends, joining.wait_ms, deadline).await
             }
@@ -572,6 +579,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let mut pause = Duration::from_millis(5);
         loop {
             let far = &self.inner.far[at];
+            self.member = None;
             let Ok(leased) = far.call(self.inner.limits.tier, tier.lease(&name, holder, LEASE)).await else {
                 // Leases are out of reach: the leader of this process leads.
                 return Event::Leading;
@@ -613,7 +621,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             let validator = held.and_then(|held| held.copy.validator.clone());
             let conditional = validator.is_some();
             let key = key.clone();
-            let task = tokio::spawn(async move { source.load(&key, validator.as_deref()).await });
+            let together = self.member.take().filter(|_| !conditional).map(|member| member.load(key.clone()));
+            let task = tokio::spawn(async move {
+                match together {
+                    Some(answer) => answer.await.unwrap_or_else(|_| Err(SourceError::unavailable("the load panicked"))),
+                    None => source.load(&key, validator.as_deref()).await,
+                }
+            });
             let began = Instant::now();
             let hard_ms = if loading.hard_ms == 0 { NEVER } else { loading.hard_ms };
             let hard = began + self.inner.limits.load.min(Duration::from_millis(hard_ms));
@@ -849,6 +863,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             Then::End | Then::Refresh if self.load.is_some() => self.abandon_load(),
             _ => {}
         }
+        self.member = None;
         // Tier 0 before the answer, so that what was served is found there.
         if let Some(keeping) = &serving.keep {
             self.keep(keeping, 1, false).await;

@@ -148,6 +148,18 @@ pub trait Source<K, V>: Send + Sync + 'static {
     /// allow.
     fn load<'a>(&'a self, key: &'a K, validator: Option<&'a str>) -> BoxFuture<'a, Result<Loaded<V>, SourceError>>;
 
+    /// Whether [`Self::load_many`] is better than as many loads.
+    fn loads_many(&self) -> bool {
+        false
+    }
+
+    /// Loads the values of many keys, in their order. Asked of a source that [`loads_many`](Self::loads_many), for the keys
+    /// of one batch that no tier has.
+    fn load_many<'a>(&'a self, keys: &'a [K]) -> BoxFuture<'a, Result<Vec<Loaded<V>>, SourceError>> {
+        let _ = keys;
+        Box::pin(async { Err(SourceError::rejected("this source loads one key at a time")) })
+    }
+
     /// Saves a value; `None`: removes the key. It is not stopped if it takes too long, for nobody would know what it has
     /// done.
     fn save<'a>(&'a self, key: &'a K, value: Option<&'a V>) -> BoxFuture<'a, Result<(), SourceError>> {
@@ -167,6 +179,14 @@ impl<K, V, S: Source<K, V> + ?Sized> Source<K, V> for Arc<S> {
 
     fn load<'a>(&'a self, key: &'a K, validator: Option<&'a str>) -> BoxFuture<'a, Result<Loaded<V>, SourceError>> {
         (**self).load(key, validator)
+    }
+
+    fn loads_many(&self) -> bool {
+        (**self).loads_many()
+    }
+
+    fn load_many<'a>(&'a self, keys: &'a [K]) -> BoxFuture<'a, Result<Vec<Loaded<V>>, SourceError>> {
+        (**self).load_many(keys)
     }
 
     fn save<'a>(&'a self, key: &'a K, value: Option<&'a V>) -> BoxFuture<'a, Result<(), SourceError>> {
