@@ -1,7 +1,7 @@
 //! What the pattern stack costs: a near hit beside the engine's bare `get`, and one step of the component.
 //!
 //! ```sh
-//! cargo run --release -p larder --example tiered_cost
+//! cargo run --release -p larder --example tiered_cost [KEYS]
 //! ```
 
 use std::hint::black_box;
@@ -10,30 +10,30 @@ use std::time::{Duration, Instant};
 use larder::Cache;
 use larder::tiered::{FromFn, Tiered};
 
-const KEYS: u64 = 100_000;
 const READS: u64 = 2_000_000;
 
 /// The keys that are read, in an order that no prefetcher knows.
-fn keys(count: u64) -> impl Iterator<Item = u64> {
-    (0..count).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40).map(|key| key % KEYS)
+fn keys(reads: u64, keys: u64) -> impl Iterator<Item = u64> {
+    (0..reads).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40).map(move |key| key % keys)
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let count: u64 = std::env::args().nth(1).map_or(Ok(100_000), |text| text.parse())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(async {
-        let bare = Cache::<u64, u64>::builder().max_capacity(2 * KEYS).build()?;
+        let bare = Cache::<u64, u64>::builder().max_capacity(2 * count).build()?;
         let ending =
-            Cache::<u64, u64>::builder().max_capacity(2 * KEYS).time_to_live(Duration::from_secs(3600)).build()?;
+            Cache::<u64, u64>::builder().max_capacity(2 * count).time_to_live(Duration::from_secs(3600)).build()?;
         let build = |ttl: Option<Duration>| {
             let source = FromFn::new(|key: u64| async move { Ok::<_, std::io::Error>(Some(key)) });
-            let builder = Tiered::<u64, u64>::builder().max_capacity(2 * KEYS).source(source);
+            let builder = Tiered::<u64, u64>::builder().max_capacity(2 * count).source(source);
             match ttl {
                 Some(ttl) => builder.rule("ttl-ms", ttl).build(),
                 None => builder.build(),
             }
         };
         let (tiered, tiered_ending) = (build(None)?, build(Some(Duration::from_secs(3600)))?);
-        for key in 0..KEYS {
+        for key in 0..count {
             bare.insert(key, key);
             ending.insert(key, key);
             tiered.get(&key).await?;
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for _ in 0..7 {
             for (at, best) in best.iter_mut().enumerate() {
                 let began = Instant::now();
-                for key in keys(READS) {
+                for key in keys(READS, count) {
                     black_box(match at {
                         0 => bare.get(&key),
                         1 => tiered.get(&key).await?,
@@ -60,6 +60,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "a hit, entries with an end:  bare {ending:.0} ns, near {near_ending:.0} ns, {:.2} times",
             near_ending / ending
         );
+
+        println!("steps of the module for these hits: {}", tiered.stats().steps - 2 * count);
 
         // A miss of a cache that keeps nothing: three steps, two tasks, a flight.
         let source = FromFn::new(|key: u64| async move {

@@ -165,7 +165,7 @@ pub struct Served<V> {
     pub how: How,
     /// The tier that had it; `None`: it was loaded.
     pub tier: Option<u8>,
-    /// How long ago it was loaded, where that is known at no cost: zero for hits that are served without a look.
+    /// How long ago it was loaded or renewed.
     pub age: Duration,
 }
 
@@ -248,9 +248,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     /// The source fails, and there is no old copy that may be served instead.
     #[inline]
     pub async fn get(&self, key: &K) -> Result<Option<V>, TieredError> {
-        match self.inner.near.quick(key) {
+        match self.inner.near.quick(key, |_| ()) {
             Quick::Quiet(value, _) => Ok(value),
-            Quick::Ask => Ok(match self.ask(key, Traits::empty()).await? {
+            // On the heap, so that the future of a hit is small.
+            Quick::Ask => Ok(match Box::pin(self.ask(key, Traits::empty())).await? {
                 Lookup::Hit(served) => served.value,
                 Lookup::Miss(_) => None,
             }),
@@ -275,7 +276,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
         let mut values = Vec::with_capacity(keys.len());
         let mut ops = Vec::new();
         for (at, key) in keys.iter().enumerate() {
-            values.push(match self.inner.near.quick(key) {
+            values.push(match self.inner.near.quick(key, |_| ()) {
                 Quick::Quiet(value, _) => Ok(value),
                 Quick::Ask => match self.prepare(key, Traits::empty()) {
                     Ok(served) => Ok(served.value),
@@ -307,7 +308,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     /// # Errors
     /// As the keyspace's rule has it.
     pub async fn get_cached(&self, key: &K) -> Result<Option<V>, TieredError> {
-        if let Quick::Quiet(value, _) = self.inner.near.quick(key) {
+        if let Quick::Quiet(value, _) = self.inner.near.quick(key, |_| ()) {
             return Ok(value);
         }
         Ok(match self.ask(key, Traits::CACHED_ONLY).await? {
@@ -335,9 +336,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     /// # Errors
     /// As [`Self::get`].
     pub async fn lookup(&self, key: &K) -> Result<Lookup<K, V>, TieredError> {
-        if let Quick::Quiet(value, ended) = self.inner.near.quick(key) {
-            let how = if ended { How::Stale } else { How::Fresh };
-            return Ok(Lookup::Hit(Served { value, how, tier: Some(0), age: Duration::ZERO }));
+        if let Quick::Quiet(value, (born, until)) = self.inner.near.quick(key, |copy| (copy.born, copy.fresh_until())) {
+            let now = self.inner.near.now();
+            // Past its freshness it is quiet because a refresh is under way, or has just failed.
+            let how = if until <= now { How::Stale } else { How::Fresh };
+            let age = Duration::from_millis(now.saturating_sub(born));
+            return Ok(Lookup::Hit(Served { value, how, tier: Some(0), age }));
         }
         self.ask(key, Traits::empty()).await
     }

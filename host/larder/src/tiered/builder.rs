@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::board::Board;
 use super::host::{Codec, Far, Inner, Limits};
-use super::near::{Copy, Key, Near};
+use super::near::{Key, Near, Seat};
 use super::stats::Counters;
 use super::{Bus, Listener, Source, Tier, Tiered};
 use crate::engine::steps::{self, Abilities, Keyspace, Rulebook};
@@ -136,8 +136,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         self
     }
 
-    /// Sets a parameter of the rule. The module's card lists them: `larder policy show patterns`, or
-    /// [`PatternsModule::description`]. A [`Duration`] is milliseconds.
+    /// Sets a parameter of the rule. The module's card lists them: [`PatternsModule::description`]. A [`Duration`] is
+    /// milliseconds.
     pub fn rule(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         let (name, value) = (name.into(), value.into());
         match self.rules.iter_mut().find(|(known, _)| *known == name) {
@@ -238,13 +238,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         let book = open(&module, keyspace, &self.rules, tally.clone())?;
 
         let clock = Clock::tokio();
-        let mut near = Cache::<K, Arc<Copy<V>>>::builder()
+        let mut near = Cache::<K, Seat<V>>::builder()
             .name(self.name.clone())
             .max_capacity(self.max_capacity)
             .policy(self.policy)
             .clock(clock.clone());
         if let Some(weigher) = self.weigher {
-            near = near.weigher(move |key, copy| weigher(key, copy.value.as_ref()));
+            near = near.weigher(move |key, seat| weigher(key, seat.value()));
         }
         if let Some(seed) = self.seed {
             near = near.seed(seed);

@@ -63,13 +63,14 @@ numbers_are_keys!(u32, u64, u128, i32, i64);
 /// A copy of a value, with its terms. Moments are those of the cache's clock.
 #[derive(Debug)]
 pub(crate) struct Copy<V> {
+    pub(crate) fresh_until: AtomicU64,
+    /// How long it is quiet from the moment on at which it is kept.
+    quiet_until: u64,
     /// `None`: the source has no such key.
     pub(crate) value: Option<V>,
     pub(crate) validator: Option<Arc<str>>,
     pub(crate) tags: Arc<[Arc<str>]>,
     pub(crate) born: u64,
-    pub(crate) fresh_until: AtomicU64,
-    quiet_until: AtomicU64,
     pub(crate) stale_ms: u64,
     pub(crate) rescue_ms: u64,
     pub(crate) early_us: u64,
@@ -77,8 +78,45 @@ pub(crate) struct Copy<V> {
     pub(crate) size: u32,
     /// What the groups' counter was before it was loaded.
     pub(crate) stamp: u64,
-    /// Up to which value of the counter nothing has reached it.
+}
+
+/// What lies in the cache's table: of the copy, all that a hit reads. To follow a pointer to the copy instead is another
+/// wait for memory, and makes hits among a hundred thousand entries several times slower.
+#[derive(Debug)]
+pub(crate) struct Seat<V> {
+    value: Option<V>,
+    quiet_until: AtomicU64,
+    /// Up to which value of the groups' counter nothing has reached it.
     verified: AtomicU64,
+    copy: Arc<Copy<V>>,
+}
+
+impl<V: Clone> Seat<V> {
+    fn new(copy: Arc<Copy<V>>) -> Self {
+        Seat {
+            value: copy.value.clone(),
+            quiet_until: AtomicU64::new(copy.quiet_until),
+            verified: AtomicU64::new(copy.stamp),
+            copy,
+        }
+    }
+
+    /// The value, for weighers.
+    pub(crate) fn value(&self) -> Option<&V> {
+        self.value.as_ref()
+    }
+}
+
+/// For the cache's own sake, where it hands values out; nothing here does.
+impl<V: Clone> Clone for Seat<V> {
+    fn clone(&self) -> Self {
+        Seat {
+            value: self.value.clone(),
+            quiet_until: AtomicU64::new(self.quiet_until.load(Ordering::Acquire)),
+            verified: AtomicU64::new(self.verified.load(Ordering::Acquire)),
+            copy: self.copy.clone(),
+        }
+    }
 }
 
 /// A later moment; `NEVER` stays.
@@ -112,14 +150,13 @@ impl<V> Copy<V> {
             tags,
             born,
             fresh_until: AtomicU64::new(after(now, fresh)),
-            quiet_until: AtomicU64::new(after(now, terms.quiet_ms.min(fresh))),
+            quiet_until: after(now, terms.quiet_ms.min(fresh)),
             stale_ms: terms.stale_ms,
             rescue_ms: terms.rescue_ms,
             early_us: terms.early_us,
             cost_us,
             size,
             stamp,
-            verified: AtomicU64::new(stamp),
         }
     }
 
@@ -178,7 +215,7 @@ const FENCES: usize = 4096;
 
 /// Tier 0.
 pub(crate) struct Near<K, V> {
-    pub(crate) cache: Cache<K, Arc<Copy<V>>>,
+    pub(crate) cache: Cache<K, Seat<V>>,
     pub(crate) clock: Clock,
     fences: Box<[Mutex<Fence>]>,
     groups: RwLock<Groups>,
@@ -190,15 +227,15 @@ pub(crate) struct Near<K, V> {
 }
 
 /// What a quick look finds.
-pub(crate) enum Quick<V> {
-    /// A copy that may be served without asking; `true`: it is not fresh any more.
-    Quiet(Option<V>, bool),
+pub(crate) enum Quick<V, T> {
+    /// A copy that may be served without asking.
+    Quiet(Option<V>, T),
     /// Something, or nothing: ask.
     Ask,
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
-    pub(crate) fn new(cache: Cache<K, Arc<Copy<V>>>, clock: Clock) -> Self {
+    pub(crate) fn new(cache: Cache<K, Seat<V>>, clock: Clock) -> Self {
         Near {
             cache,
             clock,
@@ -222,22 +259,21 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         &self.fences[self.hash(key) as usize % FENCES]
     }
 
-    /// A hit, if it can be had at once.
+    /// A hit, if it can be had at once, with what `also` says of the copy.
     #[inline]
-    pub(crate) fn quick(&self, key: &K) -> Quick<V> {
-        let quiet = self.cache.read(key, |copy, now| {
-            if copy.verified.load(Ordering::Acquire) != self.counter.load(Ordering::Acquire) {
+    pub(crate) fn quick<T>(&self, key: &K, also: impl FnOnce(&Copy<V>) -> T) -> Quick<V, T> {
+        let quiet = self.cache.read(key, |seat, now| {
+            if seat.verified.load(Ordering::Acquire) != self.counter.load(Ordering::Acquire) {
                 return None;
             }
-            let until = copy.quiet_until.load(Ordering::Acquire);
-            if until == NEVER {
-                return Some((copy.value.clone(), false));
+            let until = seat.quiet_until.load(Ordering::Acquire);
+            if until != NEVER && until <= (if now == 0 { self.now() } else { now }) {
+                return None;
             }
-            let now = if now == 0 { self.now() } else { now };
-            (until > now).then(|| (copy.value.clone(), copy.fresh_until() <= now))
+            Some((seat.value.clone(), also(&seat.copy)))
         });
         match quiet {
-            Some(Some((value, ended))) => Quick::Quiet(value, ended),
+            Some(Some((value, also))) => Quick::Quiet(value, also),
             Some(None) => {
                 self.asked.fetch_add(1, Ordering::Relaxed);
                 Quick::Ask
@@ -259,28 +295,34 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
 
     /// The copy of a key, if nothing has reached it, and when it ends or ended.
     pub(crate) fn look(&self, key: &K) -> Option<(Arc<Copy<V>>, u64)> {
-        let copy = self.cache.peek(key)?;
         let counter = self.counter.load(Ordering::Acquire);
-        if copy.verified.load(Ordering::Acquire) == counter {
-            let until = copy.fresh_until();
-            return Some((copy, until));
-        }
-        match self.groups.read().reached(&key.text(), &copy.tags, copy.stamp) {
-            Reached::Superseded => None,
-            Reached::Untouched => {
-                copy.verified.fetch_max(counter, Ordering::AcqRel);
-                let until = copy.fresh_until();
-                Some((copy, until))
+        let (copy, verified) =
+            self.cache.peek_with(key, |seat| (seat.copy.clone(), seat.verified.load(Ordering::Acquire)))?;
+        // Written down, so that the next reader need not look it up.
+        let verify = |seat: &Seat<V>| {
+            if Arc::ptr_eq(&seat.copy, &copy) {
+                seat.verified.fetch_max(counter, Ordering::AcqRel);
             }
-            // Written down, so that the next reader need not look it up.
-            Reached::Ended(at) => {
-                copy.fresh_until.fetch_min(at, Ordering::AcqRel);
-                copy.quiet_until.store(0, Ordering::Release);
-                copy.verified.fetch_max(counter, Ordering::AcqRel);
-                let until = copy.fresh_until();
-                Some((copy, until))
+        };
+        if verified != counter {
+            match self.groups.read().reached(&key.text(), &copy.tags, copy.stamp) {
+                Reached::Superseded => return None,
+                Reached::Untouched => {
+                    self.cache.peek_with(key, verify);
+                }
+                Reached::Ended(at) => {
+                    copy.fresh_until.fetch_min(at, Ordering::AcqRel);
+                    self.cache.peek_with(key, |seat| {
+                        if Arc::ptr_eq(&seat.copy, &copy) {
+                            seat.quiet_until.store(0, Ordering::Release);
+                        }
+                        verify(seat);
+                    });
+                }
             }
         }
+        let until = copy.fresh_until();
+        Some((copy, until))
     }
 
     /// What has reached a copy that an operation holds since it took its token.
@@ -321,7 +363,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
             self.cache.invalidate(key);
         } else {
             let cost = copy.cost_us;
-            self.cache.insert_until(key.clone(), Arc::new(copy), cost, ends);
+            self.cache.insert_until(key.clone(), Seat::new(Arc::new(copy)), cost, ends);
         }
         true
     }
@@ -329,9 +371,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
     /// Sets how long a copy is quiet, if it is still there and still ends when its server was told.
     pub(crate) fn hush(&self, key: &K, copy: &Arc<Copy<V>>, told: u64, quiet_until: u64) {
         let _fence = self.fence(key).lock();
-        if copy.fresh_until() == told {
-            copy.quiet_until.fetch_max(quiet_until, Ordering::AcqRel);
-        }
+        self.cache.peek_with(key, |seat| {
+            if Arc::ptr_eq(&seat.copy, copy) && copy.fresh_until() == told {
+                seat.quiet_until.fetch_max(quiet_until, Ordering::AcqRel);
+            }
+        });
     }
 
     /// Takes the copy of a key away, or ends its freshness.
@@ -341,10 +385,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         fence.moved += 1;
         if soft {
             fence.soft_at = now;
-            if let Some(copy) = self.cache.peek(key) {
-                copy.fresh_until.fetch_min(now, Ordering::AcqRel);
-                copy.quiet_until.store(0, Ordering::Release);
-            }
+            self.cache.peek_with(key, |seat| {
+                seat.copy.fresh_until.fetch_min(now, Ordering::AcqRel);
+                seat.quiet_until.store(0, Ordering::Release);
+            });
         } else {
             fence.hard = fence.moved;
             self.cache.invalidate(key);
@@ -380,7 +424,7 @@ mod tests {
     }
 
     fn hit(near: &Near<String, u32>, key: &str) -> Option<u32> {
-        match near.quick(&key.into()) {
+        match near.quick(&key.into(), |_| ()) {
             Quick::Quiet(value, _) => value,
             Quick::Ask => None,
         }
