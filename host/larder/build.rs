@@ -18,6 +18,11 @@ use std::{
 
 const TARGET: &str = "wasm32-wasip2";
 
+/// The tables of built-ins, and by which interface a component belongs in one: a component has the names of what it
+/// exports in plain text.
+const TABLES: [(&str, &str); 2] =
+    [("BUILTINS", "larder:policy/eviction@"), ("BUILTIN_PATTERNS", "larder:policy/patterns@")];
+
 /// What the guests depend on, from the root of the repository.
 const WATCHED: [&str; 9] = [
     "wit",
@@ -186,16 +191,20 @@ fn guest_target(out: &Path) -> PathBuf {
     outer.unwrap_or(out).join("larder-guest")
 }
 
-/// Writes the table, and copies the components beside it.
+/// Writes a table for each role, and copies the components beside them.
 fn generate(built: &BTreeMap<String, PathBuf>, out: &Path) -> Result<(), Box<dyn Error>> {
-    let mut table = String::from("static BUILTINS: &[(&str, &[u8])] = &[\n");
+    let mut tables = TABLES.map(|(table, _)| format!("#[allow(dead_code)]\nstatic {table}: &[(&str, &[u8])] = &[\n"));
     for (name, path) in built {
         let copy = out.join(format!("{name}.wasm"));
-        write_if_changed(&copy, &fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?)?;
-        writeln!(table, "    ({name:?}, include_bytes!({copy:?})),")?;
+        let component = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        write_if_changed(&copy, &component)?;
+        for (table, (_, interface)) in tables.iter_mut().zip(TABLES) {
+            if component.windows(interface.len()).any(|window| window == interface.as_bytes()) {
+                writeln!(table, "    ({name:?}, include_bytes!({copy:?})),")?;
+            }
+        }
     }
-    table.push_str("];\n");
-    write_if_changed(&out.join("builtins.rs"), table.as_bytes())
+    write_if_changed(&out.join("builtins.rs"), tables.map(|table| table + "];\n").concat().as_bytes())
 }
 
 fn write_if_changed(path: &Path, content: &[u8]) -> Result<(), Box<dyn Error>> {

@@ -1,4 +1,4 @@
-//! Larder's built-in policies: one pure algorithm a file, tested natively. `components/` holds the shells that make
+//! Larder's built-in policies, one pure algorithm a file, and the [`patterns`], one table a file; tested natively. `components/` holds the shells that make
 //! components of them.
 #![no_std]
 
@@ -10,6 +10,7 @@ pub mod fifo;
 pub mod lfu;
 pub mod lirs;
 pub mod lru;
+pub mod patterns;
 pub mod random;
 pub mod s3_fifo;
 pub mod sieve;

@@ -4,7 +4,7 @@ use alloc::{string::ToString, vec::Vec};
 use core::cell::RefCell;
 
 use crate::bindings::exports::larder::policy::{about, eviction, types};
-use crate::{Arrival, Batch, Entries, Eviction, Limits, Parameters, Refusal, Slot, Value, Victims};
+use crate::{About, Arrival, Batch, Entries, Eviction, Limits, Parameters, Refusal, Slot, Value, Victims};
 
 /// One policy for one shard of a cache: takes batches as a host sends them.
 ///
@@ -185,7 +185,11 @@ impl<P: Eviction> eviction::GuestPolicy for Component<P> {
 /// The card of a policy, as `about` exports it.
 #[doc(hidden)]
 pub fn describe<P: Eviction>() -> about::Description {
-    let card = P::ABOUT;
+    description(&P::ABOUT, types::Role::Eviction)
+}
+
+/// A card, as `about` exports it for a module of this role.
+pub(crate) fn description(card: &About, role: types::Role) -> about::Description {
     let value = |v: &Value| match v {
         Value::Flag(yes) => types::Value::Flag(*yes),
         Value::Integer(n) => types::Value::Integer(*n),
@@ -196,7 +200,7 @@ pub fn describe<P: Eviction>() -> about::Description {
         name: card.name.to_string(),
         version: card.version.to_string(),
         summary: card.summary.to_string(),
-        roles: alloc::vec![types::Role::Eviction],
+        roles: alloc::vec![role],
         parameters: card
             .parameters
             .iter()

@@ -50,6 +50,7 @@ mod eviction;
 mod glue;
 pub mod kit;
 mod parameters;
+pub mod patterns;
 #[cfg(not(target_family = "wasm"))]
 pub mod testkit;
 
@@ -63,11 +64,19 @@ pub use parameters::{About, ParameterSpec, Parameters, Refusal, Value};
 pub mod bindings {
     wit_bindgen::generate!({
         path: "wit",
-        world: "eviction-module",
+        world: "every-role",
         pub_export_macro: true,
         default_bindings_module: "larder_guest::bindings",
-        export_macro_name: "export_component",
+        export_macro_name: "export_every_role",
+        additional_derives: [PartialEq],
     });
+}
+
+/// The section by which `wasm32-wasip2` knows what component to make: the encoded world of a role, for [`export!`]. The
+/// build script makes them: wit-bindgen has one for each set of bindings, and two sets in a crate collide.
+#[doc(hidden)]
+pub mod worlds {
+    include!(concat!(env!("OUT_DIR"), "/worlds.rs"));
 }
 
 #[doc(hidden)]
@@ -77,13 +86,38 @@ pub use glue::{Component, describe};
 #[cfg(target_family = "wasm")]
 pub use allocator::{Allocator, reallocate};
 
-/// Makes a component of a type that implements [`Eviction`].
+/// Makes a component of a type that implements [`Eviction`] or, with the word `patterns` before it,
+/// [`Patterns`](patterns::Patterns).
 ///
 /// `export!(Policy)` is all that a module needs. `export!(Policy, standalone)`, in a crate that is `#![no_std]`, also
 /// supplies the allocator and the panic handler, and so the component imports nothing at all: not even the WASI that
 /// the standard library wants for printing a panic.
 #[macro_export]
 macro_rules! export {
+    (patterns $patterns:ty) => {
+        const _: () = {
+            const fn patterns<P: $crate::patterns::Patterns>() {}
+            patterns::<$patterns>();
+        };
+
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            struct Module;
+            impl $crate::bindings::exports::larder::policy::about::Guest for Module {
+                fn describe() -> $crate::bindings::exports::larder::policy::about::Description {
+                    $crate::patterns::describe::<$patterns>()
+                }
+            }
+            impl $crate::bindings::exports::larder::policy::patterns::Guest for Module {
+                type Rules = $crate::patterns::Component<$patterns>;
+            }
+            $crate::export_role!(Module, patterns, PATTERNS_MODULE);
+        };
+    };
+    (patterns $patterns:ty, standalone) => {
+        $crate::export!(patterns $patterns);
+        $crate::standalone!();
+    };
     ($policy:ty) => {
         // Natively nothing is exported, but a type that is no policy is an error all the same.
         const _: () = {
@@ -102,12 +136,39 @@ macro_rules! export {
             impl $crate::bindings::exports::larder::policy::eviction::Guest for Module {
                 type Policy = $crate::Component<$policy>;
             }
-    $crate::bindings::export_component!(Module with_types_in $crate::bindings);
+            $crate::export_role!(Module, eviction, EVICTION_MODULE);
         };
     };
     ($policy:ty, standalone) => {
         $crate::export!($policy);
+        $crate::standalone!();
+    };
+}
 
+/// Exports `about` and a role; for [`export!`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! export_role {
+    (@ $module:ident, eviction) => {
+        exports::eviction::__export_larder_policy_eviction_0_1_0_cabi!($module with_types_in exports::eviction);
+    };
+    (@ $module:ident, patterns) => {
+        exports::patterns::__export_larder_policy_patterns_0_1_0_cabi!($module with_types_in exports::patterns);
+    };
+    ($module:ident, $role:ident, $world:ident) => {
+        use $crate::bindings::exports::larder::policy as exports;
+        exports::about::__export_larder_policy_about_0_1_0_cabi!($module with_types_in exports::about);
+        $crate::export_role!(@ $module, $role);
+        #[unsafe(link_section = "component-type:larder")]
+        static WORLD: [u8; $crate::worlds::$world.len()] = *$crate::worlds::$world;
+    };
+}
+
+/// What the standard library would bring along; for [`export!`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! standalone {
+    () => {
         #[cfg(target_family = "wasm")]
         const _: () = {
             // For `memcmp` and its like, where no LTO has done away with them.

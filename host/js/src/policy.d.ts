@@ -45,7 +45,7 @@ export interface Description {
   name: string;
   version: string;
   summary: string;
-  roles: 'eviction'[];
+  roles: ('eviction' | 'patterns')[];
   parameters: { name: string; doc: string; default: Value; minimum?: number; maximum?: number }[];
 }
 

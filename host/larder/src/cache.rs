@@ -205,6 +205,27 @@ where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
+        self.read_hashed(hash, at, key, |value, _| value.clone())
+    }
+
+    /// As [`Self::get`], for what `read` makes of the value under the lock of its bucket. `read` is told the time if the
+    /// entry expires, and 0 if it does not.
+    #[inline]
+    pub(crate) fn read<Q, R>(&self, key: &Q, read: impl FnOnce(&V, u64) -> R) -> Option<R>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let (hash, at) = self.hash(key);
+        self.read_hashed(hash, at, key, read)
+    }
+
+    #[inline]
+    fn read_hashed<Q, R>(&self, hash: table::Hash, at: usize, key: &Q, read: impl FnOnce(&V, u64) -> R) -> Option<R>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
         let inner = &*self.inner;
         let shard = &inner.shards[at];
         let found = shard.table.read(
@@ -212,15 +233,16 @@ where
             |k| k.borrow() == key,
             |slot, cell, key, value| {
                 let expires_at = cell.expires_at.load(Ordering::Relaxed);
+                let mut now = 0;
                 if expires_at != NEVER || inner.renews_on_read() {
-                    let now = inner.clock.now_ms();
+                    now = inner.clock.now_ms();
                     if expires_at <= now {
                         return None;
                     }
                     self.renew_on_read(at, slot, cell, key, value, expires_at, now);
                 }
                 let weight = cell.weight.load(Ordering::Relaxed);
-                Some((value.clone(), slot, weight))
+                Some((read(value, now), slot, weight))
             },
         );
         match found {
@@ -323,6 +345,13 @@ where
         if inner.renews_on_read() {
             terms.live_until = FIXED;
         }
+        self.insert_terms(key, value, terms);
+    }
+
+    /// As [`Self::insert`], for an entry that expires then, and whose load took so many microseconds.
+    pub(crate) fn insert_until(&self, key: K, value: V, cost_us: u64, expires_at: u64) {
+        let cost = u32::try_from(cost_us).unwrap_or(u32::MAX);
+        let terms = Terms { live_until: FIXED, ..self.terms(&key, &value, cost, expires_at) };
         self.insert_terms(key, value, terms);
     }
 
@@ -471,7 +500,7 @@ where
         self.peek_with(key, V::clone)
     }
 
-    fn peek_with<Q, R>(&self, key: &Q, f: impl FnOnce(&V) -> R) -> Option<R>
+    pub(crate) fn peek_with<Q, R>(&self, key: &Q, f: impl FnOnce(&V) -> R) -> Option<R>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,

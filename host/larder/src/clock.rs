@@ -32,12 +32,19 @@ pub struct Clock(Kind);
 enum Kind {
     System(Instant),
     Manual(Arc<AtomicU64>),
+    /// tokio's, which its tests can pause.
+    Tokio(tokio::time::Instant),
 }
 
 impl Clock {
     /// The system's monotonic clock.
     pub fn system() -> Self {
         Clock(Kind::System(Instant::now()))
+    }
+
+    /// tokio's clock: the system's, unless a test paused it.
+    pub(crate) fn tokio() -> Self {
+        Clock(Kind::Tokio(tokio::time::Instant::now()))
     }
 
     /// A clock that stands still but for [`Clock::advance`]. Clones share the time.
@@ -58,6 +65,7 @@ impl Clock {
         1 + match &self.0 {
             Kind::System(origin) => origin.elapsed().as_millis() as u64,
             Kind::Manual(now) => now.load(Ordering::SeqCst),
+            Kind::Tokio(origin) => origin.elapsed().as_millis() as u64,
         }
     }
 }

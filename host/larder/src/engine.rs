@@ -24,6 +24,7 @@ mod code_cache;
 mod instance;
 mod limits;
 mod module;
+pub(crate) mod steps;
 mod ticker;
 mod wasi;
 
@@ -41,6 +42,16 @@ mod generated {
         path: "wit",
         world: "eviction-module",
         ownership: Borrowing { duplicate_if_necessary: true },
+    });
+}
+
+/// What wasmtime makes of the world `patterns-module`. Nothing in it is long: what a step is told and answers is owned.
+#[allow(missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks)]
+mod generated_patterns {
+    wasmtime::component::bindgen!({
+        path: "wit",
+        world: "patterns-module",
+        additional_derives: [PartialEq],
     });
 }
 

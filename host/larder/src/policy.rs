@@ -247,7 +247,18 @@ impl FromStr for Policy {
     }
 }
 
-fn read_file(path: &PathBuf) -> io::Result<Vec<u8>> {
+/// A built-in module of the role `patterns`.
+pub(crate) fn builtin_patterns(name: &str) -> Result<&'static [u8], PolicyError> {
+    let known = || BUILTIN_PATTERNS.iter().map(|(name, _)| name.to_string()).collect();
+    let found = BUILTIN_PATTERNS.iter().find(|(known, _)| *known == name);
+    found.map(|(_, bytes)| *bytes).ok_or_else(|| PolicyError::Unknown {
+        name: name.into(),
+        nearest: None,
+        known: known(),
+    })
+}
+
+pub(crate) fn read_file(path: &PathBuf) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
@@ -256,7 +267,7 @@ fn read_file(path: &PathBuf) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -266,7 +277,7 @@ fn unknown(name: &str) -> PolicyError {
 }
 
 /// The parameters as the module declares them.
-fn checked(card: &Description, set: &[(String, Value)]) -> Result<Vec<(String, Value)>, PolicyError> {
+pub(crate) fn checked(card: &Description, set: &[(String, Value)]) -> Result<Vec<(String, Value)>, PolicyError> {
     set.iter()
         .map(|(name, value)| {
             let Some(spec) = card.parameters.iter().find(|spec| spec.name == *name) else {
@@ -409,6 +420,8 @@ pub struct Description {
 pub enum Role {
     /// Who leaves when the cache is full, and who is let in.
     Eviction,
+    /// What one operation does next.
+    Patterns,
 }
 
 /// A parameter that a module takes.
@@ -520,6 +533,13 @@ impl From<u32> for Value {
     }
 }
 
+impl From<std::time::Duration> for Value {
+    /// Whole milliseconds, as parameters named `…-ms` take them.
+    fn from(duration: std::time::Duration) -> Self {
+        Value::Integer(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
 impl From<f64> for Value {
     fn from(x: f64) -> Self {
         Value::Number(x)
@@ -588,7 +608,7 @@ pub enum PolicyError {
         /// What the compiler says.
         message: String,
     },
-    /// It is a component, but not of the world `eviction-module`.
+    /// It is a component, but not of the world of the role that it was to play.
     #[error(
         "{place}: the component is not a policy: {problem}; build it against wit/ of this version (larder:policy@0.1.0)"
     )]

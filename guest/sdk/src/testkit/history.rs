@@ -69,28 +69,28 @@ pub struct History {
 }
 
 /// A splitmix64: the kit needs no more, and no dependency for it.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(1);
         fingerprint(self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
     /// From 0 to below `n`.
-    fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(n.max(1))) >> 64) as u64
     }
-    fn unit(&mut self) -> f64 {
+    pub(super) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
-    fn one_in(&mut self, n: u64) -> bool {
+    pub(super) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
-    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub(super) fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len() as u64) as usize]
     }
     /// From 1 to `most`, each order of magnitude as likely.
-    fn magnitude(&mut self, most: u64) -> u64 {
+    pub(super) fn magnitude(&mut self, most: u64) -> u64 {
         (((most + 1) as f64).powf(self.unit()) as u64).clamp(1, most)
     }
 }

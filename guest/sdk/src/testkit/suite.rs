@@ -181,7 +181,7 @@ thread_local! {
 }
 
 /// Runs `call`; a panic becomes an error, and prints nothing: shrinking provokes hundreds.
-fn quietly<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+pub(super) fn quietly<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let loud = std::panic::take_hook();

@@ -19,13 +19,13 @@ use crate::{
 };
 
 /// What a call may hand the host, in bytes, whatever the number of entries: a card, a message, what is printed at once.
-const ANSWER: usize = 1 << 20;
+pub(super) const ANSWER: usize = 1 << 20;
 /// What a call may hand the host for each entry: its slot and uses, twice.
 const ANSWER_PER_ENTRY: usize = 16;
 /// What a policy may have learned of each entry, in bytes, on top of [`ANSWER`]: the contract says so.
 const LEARNED_PER_ENTRY: usize = 64;
 /// How many handles a guest may hold at once: it needs one for the policy, and a few for WASI's streams.
-const HANDLES: usize = 1_000;
+pub(super) const HANDLES: usize = 1_000;
 
 /// A started module.
 pub(super) struct Running {
@@ -83,7 +83,7 @@ impl Running {
     }
 }
 
-fn begin(store: &mut Store<State>, deadline: Duration, answer: usize) {
+pub(super) fn begin(store: &mut Store<State>, deadline: Duration, answer: usize) {
     let ticks = ticker::ticks(deadline);
     ticker::want(store.engine(), ticks);
     store.set_epoch_deadline(1);
@@ -93,7 +93,12 @@ fn begin(store: &mut Store<State>, deadline: Duration, answer: usize) {
 
 /// What an error of a call means.
 #[cold]
-fn fault(store: &mut Store<State>, call: &'static str, deadline: Duration, error: &wasmtime::Error) -> Fault {
+pub(super) fn fault(
+    store: &mut Store<State>,
+    call: &'static str,
+    deadline: Duration,
+    error: &wasmtime::Error,
+) -> Fault {
     let state = store.data_mut();
     let printed = state.wasi.take_printed();
     if let Some(Trap::Interrupt) = error.downcast_ref() {

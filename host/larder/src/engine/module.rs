@@ -6,7 +6,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use wasmtime::component::{Component, Linker, types::ComponentItem};
+use wasmtime::component::{Component, InstancePre, Linker, types::ComponentItem};
 
 use super::{
     Bounds, code_cache, engine,
@@ -67,7 +67,36 @@ pub(crate) fn compile(
     Ok(compiled)
 }
 
-fn compile_new(place: &str, bytes: &[u8], sha256: &[u8; 32], bounds: Bounds) -> Result<Compiled, PolicyError> {
+/// A component whose form, interfaces and imports are right.
+pub(super) struct Checked {
+    component: Component,
+    pub(super) pre: InstancePre<State>,
+    /// The bytes of memory that its file declares.
+    pub(super) declared: usize,
+    pub(super) imports: Vec<String>,
+    is_new: bool,
+}
+
+impl Checked {
+    /// Keeps the code on disk, if it is not from there.
+    pub(super) fn keep(&self, sha256: &[u8; 32]) {
+        if self.is_new {
+            code_cache::store(self.component.engine(), sha256, &self.component);
+        }
+    }
+}
+
+/// What a component is refused with whose names are right, but not its types.
+pub(super) fn wrong_types(place: &str, error: &wasmtime::Error) -> PolicyError {
+    PolicyError::WrongWorld {
+        place: place.into(),
+        problem: format!("its imports or exports are of other types than those of this version ({error:#})"),
+    }
+}
+
+/// Compiles a component, or finds it compiled, and checks that it exports the interfaces of its role and imports nothing
+/// that is not given.
+pub(super) fn check(place: &str, bytes: &[u8], sha256: &[u8; 32], interfaces: &[&str]) -> Result<Checked, PolicyError> {
     check_form(place, bytes)?;
     let engine = engine().map_err(|message| PolicyError::Engine { message })?;
     let invalid = |error: wasmtime::Error| PolicyError::Invalid { place: place.into(), message: format!("{error:#}") };
@@ -76,41 +105,53 @@ fn compile_new(place: &str, bytes: &[u8], sha256: &[u8; 32], bounds: Bounds) -> 
     let component = cached.map_or_else(|| Component::from_binary(engine, bytes).map_err(invalid), Ok)?;
 
     let imports: Vec<_> = component.component_type().imports(engine).map(|(name, _)| name.to_string()).collect();
-    check_world(place, &component)?;
+    check_world(place, &component, interfaces)?;
     let mut linker = Linker::new(engine);
     let unknown = wasi::link(&mut linker, &component).map_err(invalid)?;
     if !unknown.is_empty() {
         return Err(PolicyError::Import { place: place.into(), imports: unknown });
     }
     // The names are right; what can still be wrong are types.
-    let wrong_types = |error: wasmtime::Error| PolicyError::WrongWorld {
-        place: place.into(),
-        problem: format!("its imports or exports are of other types than those of this version ({error:#})"),
-    };
-    let pre = linker.instantiate_pre(&component).map_err(wrong_types)?;
-    let pre = EvictionModulePre::new(pre).map_err(wrong_types)?;
-
+    let pre = linker.instantiate_pre(&component).map_err(|error| wrong_types(place, &error))?;
     let declared = component.resources_required().map_or(0, |resources| {
         let pages = resources.max_initial_memory_size.unwrap_or(0).saturating_mul(u64::from(resources.num_memories));
         usize::try_from(pages.saturating_mul(64 << 10)).unwrap_or(usize::MAX).min(DECLARED)
     });
-    let mut compiled = Compiled { pre, declared, description: Description::default(), imports };
+    Ok(Checked { component, pre, declared, imports, is_new })
+}
+
+fn compile_new(place: &str, bytes: &[u8], sha256: &[u8; 32], bounds: Bounds) -> Result<Compiled, PolicyError> {
+    let checked = check(place, bytes, sha256, &INTERFACES)?;
+    let pre = EvictionModulePre::new(checked.pre.clone()).map_err(|error| wrong_types(place, &error))?;
+    let mut compiled = Compiled {
+        pre,
+        declared: checked.declared,
+        description: Description::default(),
+        imports: checked.imports.clone(),
+    };
     let card = Running::start(&compiled, bounds, None)
         .and_then(|mut running| running.describe())
         .map_err(|fault| PolicyError::Stopped { policy: place.into(), fault })?;
     compiled.description = description(card);
-    if !compiled.description.roles.contains(&Role::Eviction) {
-        let problem = "its card does not name the role `eviction`".into();
-        return Err(PolicyError::WrongWorld { place: place.into(), problem });
-    }
+    plays(place, &compiled.description, Role::Eviction)?;
     // Only now, so that what is no policy takes no room there.
-    if is_new {
-        code_cache::store(engine, sha256, &component);
-    }
+    checked.keep(sha256);
     Ok(compiled)
 }
 
-fn description(card: about::Description) -> Description {
+/// Whether a card names the role.
+pub(super) fn plays(place: &str, card: &Description, role: Role) -> Result<(), PolicyError> {
+    if card.roles.contains(&role) {
+        return Ok(());
+    }
+    let name = match role {
+        Role::Eviction => "eviction",
+        Role::Patterns => "patterns",
+    };
+    Err(PolicyError::WrongWorld { place: place.into(), problem: format!("its card does not name the role `{name}`") })
+}
+
+pub(super) fn description(card: about::Description) -> Description {
     let value = |value| match value {
         about::Value::Flag(yes) => Value::Flag(yes),
         about::Value::Integer(n) => Value::Integer(n),
@@ -121,7 +162,14 @@ fn description(card: about::Description) -> Description {
         name: card.name,
         version: card.version,
         summary: card.summary,
-        roles: card.roles.into_iter().map(|about::Role::Eviction| Role::Eviction).collect(),
+        roles: card
+            .roles
+            .into_iter()
+            .map(|role| match role {
+                about::Role::Eviction => Role::Eviction,
+                about::Role::Patterns => Role::Patterns,
+            })
+            .collect(),
         parameters: card
             .parameters
             .into_iter()
@@ -200,9 +248,9 @@ fn length_at(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
 }
 
 /// Whether the component exports what a policy must.
-fn check_world(place: &str, component: &Component) -> Result<(), PolicyError> {
+fn check_world(place: &str, component: &Component, interfaces: &[&str]) -> Result<(), PolicyError> {
     let engine = component.engine();
-    let missing = INTERFACES.iter().find(|interface| component.get_export_index(None, interface).is_none());
+    let missing = interfaces.iter().find(|interface| component.get_export_index(None, interface).is_none());
     let Some(missing) = missing else { return Ok(()) };
     let exports: Vec<_> = component
         .component_type()

@@ -97,7 +97,7 @@ impl Guest {
     /// The package in `wit/`, at this guest's version and with its imports.
     fn wit(&self) -> String {
         let mut wit = String::from("package larder:policy@0.1.0;\n");
-        for file in ["types", "about", "eviction", "world"] {
+        for file in ["types", "about", "eviction", "patterns", "world"] {
             let path = format!("{}/../../wit/{file}.wit", env!("CARGO_MANIFEST_DIR"));
             let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
             wit += &text.replace("package larder:policy@0.1.0;", "");

@@ -1,0 +1,294 @@
+//! Setting a [`Tiered`] up.
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::hash::{BuildHasher, RandomState};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::board::Board;
+use super::host::{Codec, Far, Inner, Limits};
+use super::near::{Key, Near, Seat};
+use super::stats::Counters;
+use super::{Bus, Listener, Source, Tier, Tiered};
+use crate::engine::steps::{self, Abilities, Keyspace, Rulebook};
+use crate::patterns::{Patterns, PatternsModule};
+use crate::{BuildError, Cache, Clock, Policy, PolicyError, Value, policy};
+
+/// Why rules were not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuleError {
+    /// The module does not take them so: the error names the parameter and the remedy.
+    #[error("the rule of keyspace `{keyspace}`: {source}")]
+    Refused {
+        /// The keyspace.
+        keyspace: String,
+        /// What is wrong.
+        source: Box<PolicyError>,
+    },
+    /// The module could not be loaded.
+    #[error(transparent)]
+    Module(Box<PolicyError>),
+}
+
+/// Why a cache of tiers could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TieredBuildError {
+    /// Tier 0 could not be built.
+    #[error(transparent)]
+    Near(Box<BuildError>),
+    /// The module or its rules are at fault.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+    /// There is a far tier, and nobody knows how values become bytes.
+    #[error("a far tier keeps bytes: call `codec` with how values are encoded and decoded")]
+    NoCodec,
+    /// More tiers than have a number.
+    #[error("{0} far tiers: there are at most 7")]
+    TooManyTiers(usize),
+    /// The name would be mistaken for another's in shared tiers.
+    #[error("the keyspace's name `{0}` holds a colon, which ends names in shared tiers: leave it out")]
+    BadName(String),
+}
+
+/// Sets a [`Tiered`] up. From [`Tiered::builder`].
+#[must_use]
+pub struct TieredBuilder<K, V> {
+    name: String,
+    max_capacity: u64,
+    #[allow(clippy::type_complexity)]
+    weigher: Option<Box<dyn Fn(&K, Option<&V>) -> u32 + Send + Sync>>,
+    policy: Policy,
+    patterns: Patterns,
+    rules: Vec<(String, Value)>,
+    far: Vec<Arc<dyn Tier>>,
+    source: Option<Arc<dyn Source<K, V>>>,
+    bus: Option<Arc<dyn Bus>>,
+    codec: Option<Codec<V>>,
+    limits: Limits,
+    seed: Option<u64>,
+    kinds: PhantomData<fn() -> K>,
+}
+
+impl<K, V> std::fmt::Debug for TieredBuilder<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TieredBuilder").field("keyspace", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
+    pub(super) fn new() -> Self {
+        TieredBuilder {
+            name: "default".into(),
+            max_capacity: 0,
+            weigher: None,
+            policy: Policy::default(),
+            patterns: Patterns::default(),
+            rules: Vec::new(),
+            far: Vec::new(),
+            source: None,
+            bus: None,
+            codec: None,
+            limits: Limits {
+                tier: Duration::from_secs(1),
+                load: Duration::from_secs(30),
+                save: Duration::from_secs(30),
+                refreshes: 1_000,
+            },
+            seed: None,
+            kinds: PhantomData,
+        }
+    }
+
+    /// The keyspace's name: in messages, before keys in shared tiers, and on the bus.
+    pub fn keyspace(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// The weight that the copies in tier 0 may have together: see [`Builder::max_capacity`](crate::Builder::max_capacity).
+    pub fn max_capacity(mut self, capacity: u64) -> Self {
+        self.max_capacity = capacity;
+        self
+    }
+
+    /// What a copy weighs in tier 0; there is no value where it says that the source has no such key.
+    pub fn weigher(mut self, weigher: impl Fn(&K, Option<&V>) -> u32 + Send + Sync + 'static) -> Self {
+        self.weigher = Some(Box::new(weigher));
+        self
+    }
+
+    /// Who decides what leaves tier 0.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Who decides what an operation does next; the built-in module if nothing is said.
+    pub fn patterns(mut self, patterns: Patterns) -> Self {
+        self.patterns = patterns;
+        self
+    }
+
+    /// Sets a parameter of the rule. The module's card lists them: [`PatternsModule::description`]. A [`Duration`] is
+    /// milliseconds.
+    pub fn rule(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        let (name, value) = (name.into(), value.into());
+        match self.rules.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, old)) => *old = value,
+            None => self.rules.push((name, value)),
+        }
+        self
+    }
+
+    /// A tier behind those that there are. It is taken to be shared with other processes.
+    pub fn far(mut self, tier: impl Tier) -> Self {
+        self.far.push(Arc::new(tier));
+        self
+    }
+
+    /// Where values come from.
+    pub fn source(mut self, source: impl Source<K, V>) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// By which other processes hear of invalidations.
+    pub fn bus(mut self, bus: Arc<dyn Bus>) -> Self {
+        self.bus = Some(bus);
+        self
+    }
+
+    /// How values become bytes for far tiers, and become values again.
+    pub fn codec<E: Into<Box<dyn Error + Send + Sync>>>(
+        mut self,
+        encode: impl Fn(&V) -> Vec<u8> + Send + Sync + 'static,
+        decode: impl Fn(&[u8]) -> Result<V, E> + Send + Sync + 'static,
+    ) -> Self {
+        let decode = move |bytes: &[u8]| decode(bytes).map_err(Into::into);
+        self.codec = Some(Codec { encode: Box::new(encode), decode: Box::new(decode) });
+        self
+    }
+
+    /// How long a far tier or the bus may take to answer, 1 s if nothing is said.
+    pub fn tier_timeout(mut self, limit: Duration) -> Self {
+        self.limits.tier = limit;
+        self
+    }
+
+    /// How long a load may take at most, whatever the rule says; 30 s if nothing is said.
+    pub fn load_timeout(mut self, limit: Duration) -> Self {
+        self.limits.load = limit;
+        self
+    }
+
+    /// The same for saving.
+    pub fn save_timeout(mut self, limit: Duration) -> Self {
+        self.limits.save = limit;
+        self
+    }
+
+    /// How many refreshes may run in the background at once, 1,000 if nothing is said. What is over is left to a later
+    /// read.
+    pub fn max_refreshes(mut self, refreshes: usize) -> Self {
+        self.limits.refreshes = refreshes;
+        self
+    }
+
+    /// The seed of what is drawn, for a test that repeats itself.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Loads the modules, has the rules checked, and builds the cache.
+    ///
+    /// # Errors
+    /// [`TieredBuildError`], which says what to change.
+    pub fn build(self) -> Result<Tiered<K, V>, TieredBuildError> {
+        if self.name.contains(':') {
+            return Err(TieredBuildError::BadName(self.name));
+        }
+        if !self.far.is_empty() && self.codec.is_none() {
+            return Err(TieredBuildError::NoCodec);
+        }
+        if self.far.len() > 7 {
+            return Err(TieredBuildError::TooManyTiers(self.far.len()));
+        }
+        let tiers = ((1u16 << (self.far.len() + 1)) - 1) as u8;
+        let source = self.source.as_ref();
+        let given = [
+            (Abilities::LOADS, source.is_some_and(|source| source.loads())),
+            (Abilities::SAVES, source.is_some_and(|source| source.saves())),
+            (Abilities::ANNOUNCES, self.bus.is_some()),
+            (Abilities::LEASES, self.far.iter().any(|tier| tier.leases())),
+        ];
+        let abilities =
+            given.into_iter().filter(|(_, is_given)| *is_given).fold(Abilities::empty(), |all, (one, _)| all | one);
+        let keyspace =
+            Keyspace { name: self.name.clone(), tiers, shared: tiers & !1, abilities, parameters: Vec::new() };
+        let module = self.patterns.load().map_err(|error| RuleError::Module(Box::new(error)))?;
+        let tally = Arc::new(steps::Tally::default());
+        let book = open(&module, keyspace, &self.rules, tally.clone())?;
+
+        let clock = Clock::tokio();
+        let mut near = Cache::<K, Seat<V>>::builder()
+            .name(self.name.clone())
+            .max_capacity(self.max_capacity)
+            .policy(self.policy)
+            .clock(clock.clone());
+        if let Some(weigher) = self.weigher {
+            near = near.weigher(move |key, seat| weigher(key, seat.value()));
+        }
+        if let Some(seed) = self.seed {
+            near = near.seed(seed);
+        }
+        let near = Near::new(near.build().map_err(|error| TieredBuildError::Near(Box::new(error)))?, clock);
+        let chance = || RandomState::new().hash_one(&self.name);
+        let (seed, holders) = (self.seed.unwrap_or_else(chance), chance());
+        let inner = Arc::new_cyclic(|me: &Weak<Inner<K, V>>| Inner {
+            name: self.name.into(),
+            near,
+            far: self.far.into_iter().map(Far::new).collect(),
+            source: self.source,
+            bus: self.bus,
+            codec: self.codec,
+            board: Arc::new(Board::new()),
+            refreshing: Mutex::new(HashSet::new()),
+            book: RwLock::new(Arc::new(book)),
+            rules: Mutex::new((module, self.rules)),
+            limits: self.limits,
+            tally: Counters::default(),
+            steps: tally,
+            random: AtomicU64::new(seed),
+            holders: AtomicU64::new(holders),
+            news_owed: Mutex::default(),
+            catching_up: AtomicBool::new(false),
+            me: me.clone(),
+        });
+        if let Some(bus) = &inner.bus {
+            let listener: Arc<dyn Listener> = inner.clone();
+            bus.join(Arc::downgrade(&listener));
+        }
+        Ok(Tiered { inner })
+    }
+}
+
+/// Has a module take a rule.
+pub(super) fn open(
+    module: &PatternsModule,
+    mut keyspace: Keyspace,
+    rules: &[(String, Value)],
+    tally: Arc<steps::Tally>,
+) -> Result<Rulebook, RuleError> {
+    let name = keyspace.name.clone();
+    let refused = |source| RuleError::Refused { keyspace: name.clone(), source: Box::new(source) };
+    keyspace.parameters = policy::checked(module.description(), rules).map_err(refused)?;
+    Rulebook::open(module.compiled.clone(), module.bounds, vec![keyspace], tally).map_err(refused)
+}

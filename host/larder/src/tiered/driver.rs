@@ -1,0 +1,1010 @@
+//! One operation, from its first step to its end: asks the module what is next, carries it out, and says what came of it.
+//!
+//! Mechanism only. What is decided here is what the contract (`wit/patterns.wit`) has the host decide: in which order tiers
+//! are told, what fences what, and what is done where the module's answer cannot be (`fallback.rs`). Each operation runs in
+//! a task of its own, so that a caller who leaves takes nothing along.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::board::{End, Joined, Lead};
+use super::far::{self, FarCopy, Put, Scope as FarScope};
+use super::gather::Member;
+use super::groups::{Group, Reached};
+use super::host::Inner;
+use super::near::{Copy, Key, Token};
+use super::source::{Answer as SourceAnswer, Loaded, SourceError};
+use super::{How, Served, Ticket, TieredError};
+use crate::engine::steps::{
+    Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Mark,
+    Moment, Operation, Outcome, Rulebook, Saving, Scope, Serving, Target, Terms, Then, Traits, Turn, What,
+};
+use crate::eviction::NEVER;
+
+/// No operation takes more steps.
+const MOST_STEPS: usize = 256;
+
+/// A value without a place: what was loaded, or brought.
+#[derive(Debug)]
+pub(crate) struct Landing<V> {
+    pub(crate) value: Option<V>,
+    pub(crate) validator: Option<Arc<str>>,
+    pub(crate) tags: Arc<[Arc<str>]>,
+    pub(crate) incoming: Incoming,
+}
+
+/// A copy that an operation holds, and when that ends or ended as far as this operation knows.
+pub(crate) struct Held<V> {
+    pub(crate) tier: u8,
+    pub(crate) copy: Arc<Copy<V>>,
+    pub(crate) until: u64,
+}
+
+impl<V> Held<V> {
+    pub(crate) fn facts(&self, now: u64) -> Facts {
+        self.copy.facts(self.tier, self.until, now)
+    }
+}
+
+/// A load under way.
+struct Load<V> {
+    task: JoinHandle<Result<Loaded<V>, SourceError>>,
+    began: Instant,
+    hard: Instant,
+    soft_told: bool,
+    conditional: bool,
+}
+
+/// A lease in a shared tier: renewed while it is held, given back when dropped.
+struct Lease {
+    tier: Arc<dyn far::Tier>,
+    key: Arc<str>,
+    holder: u64,
+    renewing: JoinHandle<()>,
+}
+
+/// How long a lease lasts that is not renewed: so long others wait for a leader that died.
+const LEASE: Duration = Duration::from_secs(3);
+
+impl Lease {
+    fn new(tier: Arc<dyn far::Tier>, key: Arc<str>, holder: u64) -> Self {
+        let (renewed, name) = (tier.clone(), key.clone());
+        let renewing = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(LEASE / 3).await;
+                if !matches!(renewed.lease(&name, holder, LEASE).await, Ok(true)) {
+                    return;
+                }
+            }
+        });
+        Lease { tier, key, holder, renewing }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.renewing.abort();
+        let (tier, key, holder) = (self.tier.clone(), self.key.clone(), self.holder);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Where that fails, it ends by itself.
+            runtime.spawn(async move { drop(tier.release(&key, holder).await) });
+        }
+    }
+}
+
+/// What an operation speaks of.
+#[derive(Clone, Debug)]
+pub(crate) enum About<K> {
+    Key(K),
+    Keys(Vec<K>),
+    Group(Group),
+}
+
+/// What the caller gets.
+pub(crate) enum Reply<K: Key, V> {
+    Served(Served<V>),
+    Missed(Ticket<K, V>),
+    Done,
+}
+
+pub(crate) type Replying<K, V> = oneshot::Sender<Result<Reply<K, V>, TieredError>>;
+
+/// What comes of an action.
+enum Flow {
+    Next(Event),
+    End,
+    /// The answer was wrong, and why.
+    Wrong(&'static str),
+}
+
+/// An operation.
+pub(crate) struct Op<K: Key, V: Clone + Send + Sync + 'static> {
+    pub(crate) inner: Arc<Inner<K, V>>,
+    book: Arc<Rulebook>,
+    pub(crate) kind: Kind,
+    pub(crate) about: About<K>,
+    pub(crate) traits: Traits,
+    cookie: u64,
+    started: u64,
+    /// The bits for the first step, where they were drawn already.
+    pub(crate) random: Option<u64>,
+    /// The first answer, where it was asked for together with others.
+    first: Option<Answer>,
+    pub(crate) near_token: Option<Token>,
+    pub(crate) far_tokens: Vec<Option<far::Token>>,
+    pub(crate) held: Option<Held<V>>,
+    pub(crate) brought: Option<Arc<Landing<V>>>,
+    pub(crate) loaded: Option<Arc<Landing<V>>>,
+    renewed: Option<Incoming>,
+    load: Option<Load<V>>,
+    /// The batch that it is one of, while it may still load together with others.
+    pub(crate) member: Option<Member<K, V>>,
+    /// Something was amiss that allows a rescue.
+    pub(crate) trouble: bool,
+    pub(crate) served: bool,
+    pub(crate) saved: bool,
+    pub(crate) lead: Option<Lead<K, Landing<V>>>,
+    lease: Option<Lease>,
+    pub(crate) reply: Option<Replying<K, V>>,
+    pub(crate) error: Option<TieredError>,
+    /// When a scheduled refresh begins again.
+    pub(crate) again: Option<u64>,
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
+    pub(crate) fn new(inner: Arc<Inner<K, V>>, kind: Kind, about: About<K>) -> Self {
+        let book = inner.book.read().clone();
+        let mut op = Op {
+            book,
+            kind,
+            about,
+            traits: Traits::empty(),
+            cookie: 0,
+            started: inner.near.now(),
+            random: None,
+            first: None,
+            near_token: None,
+            far_tokens: vec![None; inner.far.len()],
+            held: None,
+            brought: None,
+            loaded: None,
+            renewed: None,
+            load: None,
+            member: None,
+            trouble: false,
+            served: false,
+            saved: false,
+            lead: None,
+            lease: None,
+            reply: None,
+            error: None,
+            again: None,
+            inner,
+        };
+        op.look_near();
+        op
+    }
+
+    /// Takes the token of tier 0, and then looks there.
+    fn look_near(&mut self) {
+        if let About::Key(key) = &self.about {
+            self.near_token = Some(self.inner.near.token(key));
+            let found = self.inner.near.look(key);
+            self.held = found.map(|(copy, until)| Held { tier: 0, copy, until });
+        }
+    }
+
+    /// The next turn: facts as they are now.
+    fn turn(&mut self, event: Event) -> Turn {
+        self.check_held();
+        let random = self.random.take().unwrap_or_else(|| self.inner.random());
+        Turn { moment: Moment { now: self.inner.near.now(), random }, operation: self.operation(), event }
+    }
+
+    /// Takes the first step of many operations in one call. Where that does not work out, each takes its own.
+    pub(crate) fn begin_many(ops: &mut [&mut Self]) {
+        let Some(book) = ops.first().map(|op| op.book.clone()) else { return };
+        if ops.len() < 2 || !ops.iter().all(|op| Arc::ptr_eq(&op.book, &book)) {
+            return;
+        }
+        let turns: Vec<_> = ops.iter_mut().map(|op| op.turn(Event::Start)).collect();
+        if let Ok(answers) = book.step_many(&turns) {
+            ops.iter_mut().zip(answers).for_each(|(op, answer)| op.first = Some(answer));
+        }
+    }
+
+    /// Runs to the end.
+    pub(crate) async fn run(mut self) -> Option<u64> {
+        let mut event = Event::Start;
+        for _ in 0..MOST_STEPS {
+            let answer = match self.first.take() {
+                Some(answer) => answer,
+                None => {
+                    let Turn { moment, operation, event } = self.turn(event);
+                    match self.book.step(moment, operation, event) {
+                        Ok(answer) => answer,
+                        Err(_) => return self.fall_back().await,
+                    }
+                }
+            };
+            self.cookie = answer.cookie;
+            match self.carry_out(answer.action, event).await {
+                Flow::Next(next) => event = next,
+                Flow::End => return self.again,
+                Flow::Wrong(why) => {
+                    self.inner.tally.wrong_answers.fetch_add(1, Relaxed);
+                    let module = &self.book.description().name;
+                    tracing::warn!(module, action = ?answer.action, ?event, why, "a wrong answer of a patterns module");
+                    return self.fall_back().await;
+                }
+            }
+        }
+        self.inner.tally.wrong_answers.fetch_add(1, Relaxed);
+        tracing::warn!(module = self.book.description().name, "a patterns module brings an operation to no end");
+        self.fall_back().await
+    }
+
+    async fn fall_back(mut self) -> Option<u64> {
+        self.inner.tally.fallbacks.fetch_add(1, Relaxed);
+        super::fallback::finish(&mut self).await;
+        self.again
+    }
+
+    /// Forgets the copy that is held, or ends its freshness, if something has reached it.
+    pub(crate) fn check_held(&mut self) {
+        let (About::Key(key), Some(token), Some(held)) = (&self.about, &self.near_token, &mut self.held) else {
+            return;
+        };
+        let now = self.inner.near.now();
+        match self.inner.near.reached(key, token, &held.copy.tags, held.copy.stamp) {
+            Reached::Untouched => {}
+            Reached::Ended(at) => held.until = held.until.min(at),
+            Reached::Superseded => {
+                self.held = None;
+                return;
+            }
+        }
+        let facts = held.facts(now);
+        if facts.fresh_ms == 0 && facts.stale_ms == 0 && facts.rescue_ms == 0 {
+            self.held = None;
+        }
+    }
+
+    fn operation(&self) -> Operation {
+        let now = self.inner.near.now();
+        let target = match &self.about {
+            About::Key(_) => Target::Key,
+            About::Keys(_) => Target::Keys,
+            About::Group(Group::Tag(_)) => Target::Tag,
+            About::Group(Group::Prefix(prefix)) if prefix.is_empty() => Target::All,
+            About::Group(Group::Prefix(_)) => Target::Prefix,
+        };
+        Operation {
+            keyspace: 0,
+            kind: self.kind,
+            target,
+            traits: self.traits,
+            cookie: self.cookie,
+            elapsed_ms: now.saturating_sub(self.started),
+            held: self.held.as_ref().map(|held| held.facts(now)),
+            brought: self.brought.as_ref().map(|brought| brought.incoming),
+        }
+    }
+
+    fn can(&self, ability: Abilities) -> bool {
+        self.book.keyspaces[0].abilities.contains(ability)
+    }
+
+    fn has_tiers(&self, tiers: u8) -> bool {
+        tiers != 0 && tiers & !self.inner.tiers() == 0
+    }
+
+    async fn carry_out(&mut self, action: Action, after: Event) -> Flow {
+        use Kind::{Fill, Flush, Invalidate, Read, Refresh, Remove, Write};
+        let kind = self.kind;
+        if !matches!(after, Event::Unchanged(_)) {
+            self.renewed = None;
+        }
+        if self.load.is_some() && !matches!(action, Action::Load(_) | Action::Serve(_)) {
+            return Flow::Wrong("a load is under way: wait on, or serve");
+        }
+        match action {
+            Action::Look(tier) => {
+                if !matches!(kind, Read | Refresh) || !self.has_tiers(1u8.checked_shl(tier.into()).unwrap_or(0)) {
+                    return Flow::Wrong("there is nothing to look at");
+                }
+                Flow::Next(self.look(tier).await)
+            }
+            Action::Join(joining) => {
+                let fleet = joining.scope == Scope::Fleet;
+                if !matches!(kind, Read | Refresh)
+                    || self.traits.contains(Traits::CACHED_ONLY)
+                    || self.lead.is_some()
+                    || fleet && !self.can(Abilities::LEASES)
+                {
+                    return Flow::Wrong("there is nothing to join");
+                }
+                Flow::Next(self.join(joining).await)
+            }
+            Action::Load(loading) => {
+                let conditional = self.held.as_ref().is_some_and(|held| held.copy.validator.is_some());
+                if !matches!(kind, Read | Refresh)
+                    || !self.can(Abilities::LOADS)
+                    || self.traits.contains(Traits::CACHED_ONLY)
+                    || self.load.is_none() && loading.conditional && !conditional
+                {
+                    return Flow::Wrong("there is nothing to load, or not so");
+                }
+                Flow::Next(self.load(loading).await)
+            }
+            Action::Keep(keeping) => {
+                if !matches!(kind, Read | Write | Fill | Refresh | Flush) || kind == Read && !self.served {
+                    return Flow::Wrong("a caller waits: serve, and keep besides");
+                }
+                match self.check_keeping(&keeping) {
+                    Ok(()) => Flow::Next(Event::Kept(self.keep(&keeping, 0xff, true).await)),
+                    Err(why) => Flow::Wrong(why),
+                }
+            }
+            Action::Save(saving) => {
+                if !matches!(kind, Write | Remove | Flush) || !self.can(Abilities::SAVES) || self.saved {
+                    return Flow::Wrong("there is nothing to save, or nowhere");
+                }
+                if saving.fence & !self.inner.tiers() != 0 {
+                    return Flow::Wrong("it fences tiers that the keyspace does not have");
+                }
+                Flow::Next(self.save(&saving).await)
+            }
+            // There is no journal yet: the keyspace's abilities say so.
+            Action::Log(_) | Action::Bury => Flow::Wrong("there is no journal"),
+            Action::Drop(dropping) | Action::Expire(dropping) => {
+                let soft = matches!(action, Action::Expire(_));
+                if !matches!(kind, Write | Remove | Invalidate | Flush) || !self.has_tiers(dropping.tiers) {
+                    return Flow::Wrong("there is nothing to drop");
+                }
+                if soft && (kind != Invalidate || !self.traits.contains(Traits::SOFT)) {
+                    return Flow::Wrong("only a soft invalidation may leave stale copies");
+                }
+                if dropping.announce && (!self.can(Abilities::ANNOUNCES) || self.traits.contains(Traits::HEARD)) {
+                    return Flow::Wrong("there is no bus, or it was heard there");
+                }
+                Flow::Next(Event::Dropped(self.forget(&dropping, soft).await))
+            }
+            Action::Pause(ms) => {
+                if ms >= 1 << 40 {
+                    return Flow::Wrong("it would never resume");
+                }
+                self.member = None;
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                Flow::Next(Event::Resumed)
+            }
+            Action::Serve(serving) => self.serve(serving, after).await,
+            Action::Miss => {
+                if kind != Read || self.served {
+                    return Flow::Wrong("nobody waits for a value");
+                }
+                self.miss();
+                Flow::End
+            }
+            Action::Finish(again) => {
+                let scheduled = self.traits.contains(Traits::SCHEDULED);
+                if kind == Read && !self.served || again == Some(0) || again.is_some() && !scheduled {
+                    return Flow::Wrong("an operation does not end so");
+                }
+                self.again = again;
+                self.land_own();
+                self.answer(Ok(Reply::Done));
+                Flow::End
+            }
+            Action::Fail(failure) => {
+                if kind == Refresh || self.served {
+                    return Flow::Wrong("nobody waits for an error");
+                }
+                self.fail(failure);
+                Flow::End
+            }
+        }
+    }
+
+    /// Ends the flight that this operation leads with what it has.
+    pub(crate) fn land_own(&mut self) {
+        let Some(lead) = self.lead.take() else { return };
+        lead.land(match (&self.loaded, &self.error) {
+            (Some(loaded), _) => End::Landed(loaded.clone()),
+            (None, Some(error)) => End::Failed(error.failure.into(), Some(error.clone())),
+            (None, None) => End::Lost,
+        });
+    }
+
+    pub(crate) fn answer(&mut self, reply: Result<Reply<K, V>, TieredError>) {
+        if let Some(waiting) = self.reply.take() {
+            // Who asked may have left.
+            drop(waiting.send(reply));
+        }
+    }
+
+    pub(crate) fn fail(&mut self, failure: Failure) {
+        let same = self.error.take().filter(|error| Failure::from(error.failure) == failure);
+        let error = same.unwrap_or_else(|| TieredError::new(failure.into()));
+        if let Some(lead) = self.lead.take() {
+            lead.land(End::Failed(failure, Some(error.clone())));
+        }
+        self.inner.tally.failures.fetch_add(1, Relaxed);
+        self.answer(Err(error));
+    }
+
+    pub(crate) fn miss(&mut self) {
+        self.inner.tally.misses.fetch_add(1, Relaxed);
+        if let (About::Key(key), Some(near_token)) = (&self.about, self.near_token) {
+            let ticket = Ticket {
+                inner: self.inner.clone(),
+                key: key.clone(),
+                near_token,
+                far_tokens: std::mem::take(&mut self.far_tokens),
+                lead: self.lead.take(),
+            };
+            self.answer(Ok(Reply::Missed(ticket)));
+        }
+    }
+
+    // ---- look
+
+    /// Whether what was found is better than what is held, as `held` in `wit/patterns.wit` has it.
+    fn take_if_better(&mut self, found: Held<V>) {
+        let now = self.inner.near.now();
+        let rank = |held: &Held<V>| {
+            let facts = held.facts(now);
+            (facts.fresh_ms, facts.stale_ms, facts.rescue_ms, std::cmp::Reverse(facts.tier))
+        };
+        if self.held.as_ref().is_none_or(|held| rank(&found) > rank(held)) {
+            self.held = Some(found);
+        }
+    }
+
+    async fn look(&mut self, tier: u8) -> Event {
+        if tier == 0 {
+            let before = self.held.take();
+            self.look_near();
+            let found = self.held.is_some();
+            if let Some(before) = before {
+                self.take_if_better(before);
+                self.check_held();
+            }
+            return if found { Event::Found } else { Event::Absent };
+        }
+        match self.look_far(tier).await {
+            Ok(Some(found)) => {
+                self.take_if_better(found);
+                Event::Found
+            }
+            Ok(None) => Event::Absent,
+            Err(()) => Event::TierDown,
+        }
+    }
+
+    /// Looks into a far tier, and takes its token.
+    pub(crate) async fn look_far(&mut self, tier: u8) -> Result<Option<Held<V>>, ()> {
+        let About::Key(key) = &self.about else { return Err(()) };
+        let stamp = self.near_token.map_or(0, |token| token.stamp);
+        let far = &self.inner.far[usize::from(tier) - 1];
+        let name = self.inner.far_name(key);
+        if far.owes(&name) {
+            return Err(());
+        }
+        let looked = far.call(self.inner.limits.tier, far.tier.get(&name)).await.map_err(drop)?;
+        self.far_tokens[usize::from(tier) - 1] = Some(looked.token);
+        let Some(found) = looked.copy else { return Ok(None) };
+        self.inner.tally.far_hits.fetch_add(1, Relaxed);
+        Ok(self.inner.copy_of_far(found, stamp).map(|copy| {
+            let until = copy.fresh_until();
+            Held { tier, copy: Arc::new(copy), until }
+        }))
+    }
+
+    // ---- join
+
+    async fn join(&mut self, joining: Joining) -> Event {
+        let About::Key(key) = &self.about else { return Event::LeaderLost };
+        let deadline = Instant::now() + Duration::from_millis(joining.wait_ms.min(1 << 40));
+        let near = &self.inner.near;
+        let is_read = self.kind == Kind::Read;
+        let joined = self.inner.board.join(key, || {
+            let token = near.token(key);
+            let (copy, until) = near.look(key).filter(|(_, until)| is_read && *until > near.now())?;
+            Some((token, Held { tier: 0, copy, until }))
+        });
+        match joined {
+            Joined::Found((token, held)) => {
+                self.near_token = Some(token);
+                self.held = Some(held);
+                Event::Found
+            }
+            Joined::Waits(ends) => {
+                self.member = None;
+                self.inner.tally.joined.fetch_add(1, Relaxed);
+                self.wait(ends, joining.wait_ms, deadline).await
+            }
+            Joined::Leads(lead) => {
+                self.lead = Some(lead);
+                match joining.scope {
+                    Scope::Process => Event::Leading,
+                    Scope::Fleet => self.join_fleet(joining.wait_ms, deadline).await,
+                }
+            }
+        }
+    }
+
+    async fn wait(
+        &mut self,
+        mut ends: watch::Receiver<Option<End<Landing<V>>>>,
+        wait_ms: u64,
+        deadline: Instant,
+    ) -> Event {
+        let end = if wait_ms == 0 {
+            ends.borrow().clone()
+        } else {
+            match tokio::time::timeout_at(deadline, ends.wait_for(Option::is_some)).await {
+                Ok(Ok(end)) => end.clone(),
+                Ok(Err(_)) => Some(End::Lost),
+                Err(_) => None,
+            }
+        };
+        self.trouble |= !matches!(end, Some(End::Landed(_)));
+        match end {
+            Some(End::Landed(landing)) => {
+                self.loaded = Some(landing);
+                Event::Landed
+            }
+            Some(End::Failed(failure, error)) => {
+                self.error = error;
+                Event::LoadFailed(failure)
+            }
+            Some(End::Lost) => Event::LeaderLost,
+            None => Event::Waited,
+        }
+    }
+
+    /// Asks for the lease, and looks for what another process may have brought, until the deadline.
+    async fn join_fleet(&mut self, wait_ms: u64, deadline: Instant) -> Event {
+        let About::Key(key) = &self.about else { return Event::LeaderLost };
+        let Some(at) = self.inner.far.iter().position(|far| far.tier.leases()) else { return Event::Leading };
+        let (tier, number) = (self.inner.far[at].tier.clone(), at as u8 + 1);
+        let name: Arc<str> = self.inner.far_name(key).into();
+        let holder = self.inner.holders.fetch_add(1, Relaxed);
+        let mut pause = Duration::from_millis(5);
+        loop {
+            let far = &self.inner.far[at];
+            self.member = None;
+            let Ok(leased) = far.call(self.inner.limits.tier, tier.lease(&name, holder, LEASE)).await else {
+                // Leases are out of reach: the leader of this process leads.
+                return Event::Leading;
+            };
+            let lease = leased.then(|| Lease::new(tier.clone(), name.clone(), holder));
+            // Somebody may have brought it since this operation looked.
+            if self.kind == Kind::Read || lease.is_none() {
+                let found = self.look_far(number).await.ok().flatten();
+                let now = self.inner.near.now();
+                if let Some(found) = found
+                    && found.until > now
+                {
+                    self.take_if_better(found);
+                    return Event::Found;
+                }
+            }
+            if let Some(lease) = lease {
+                self.lease = Some(lease);
+                return Event::Leading;
+            }
+            if wait_ms == 0 || Instant::now() >= deadline {
+                self.trouble = true;
+                return Event::Waited;
+            }
+            self.inner.tally.joined.fetch_add(1, Relaxed);
+            tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+
+    // ---- load
+
+    pub(crate) async fn load(&mut self, loading: Loading) -> Event {
+        let (Some(source), About::Key(key)) = (self.inner.source.clone(), &self.about) else {
+            return self.amiss(Failure::Unsupported, None);
+        };
+        let load = self.load.get_or_insert_with(|| {
+            let held = self.held.as_ref().filter(|_| loading.conditional);
+            let validator = held.and_then(|held| held.copy.validator.clone());
+            let conditional = validator.is_some();
+            let key = key.clone();
+            let together = self.member.take().filter(|_| !conditional).map(|member| member.load(key.clone()));
+            let task = tokio::spawn(async move {
+                match together {
+                    Some(answer) => answer.await.unwrap_or_else(|_| Err(SourceError::unavailable("the load panicked"))),
+                    None => source.load(&key, validator.as_deref()).await,
+                }
+            });
+            let began = Instant::now();
+            let hard_ms = if loading.hard_ms == 0 { NEVER } else { loading.hard_ms };
+            let hard = began + self.inner.limits.load.min(Duration::from_millis(hard_ms));
+            Load { task, began, hard, soft_told: false, conditional }
+        });
+        let soft = load.began + Duration::from_millis(loading.soft_ms.min(1 << 40));
+        let is_soft = loading.soft_ms > 0 && !load.soft_told && soft < load.hard;
+        let ended = tokio::time::timeout_at(if is_soft { soft } else { load.hard }, &mut load.task).await;
+        if ended.is_err() && is_soft {
+            load.soft_told = true;
+            self.trouble = true;
+            return Event::StillLoading;
+        }
+        let (took, conditional) = (load.began.elapsed(), load.conditional);
+        if let Some(load) = self.load.take() {
+            load.task.abort();
+        }
+        self.inner.tally.loads.fetch_add(1, Relaxed);
+        let cost_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        match ended {
+            Ok(Ok(Ok(loaded))) if matches!(loaded.value, SourceAnswer::Unchanged) => {
+                if !conditional {
+                    let why = "the source says `unchanged` and was not asked about a validator";
+                    return self.amiss(Failure::Rejected, Some(SourceError::rejected(why)));
+                }
+                let size = self.held.as_ref().map_or(0, |held| held.copy.size);
+                let incoming = incoming(&loaded, cost_us, size);
+                self.renewed = Some(incoming);
+                Event::Unchanged(incoming)
+            }
+            Ok(Ok(Ok(loaded))) => {
+                let landing = self.inner.landing(loaded, cost_us);
+                let incoming = landing.incoming;
+                self.loaded = Some(Arc::new(landing));
+                Event::Loaded(incoming)
+            }
+            Ok(Ok(Err(error))) => self.amiss(error.failure.into(), Some(error)),
+            Ok(Err(panic)) => self.amiss(Failure::Unavailable, Some(SourceError::unavailable(panic.to_string()))),
+            Err(_) => self.amiss(Failure::TimedOut, None),
+        }
+    }
+
+    fn amiss(&mut self, failure: Failure, error: Option<SourceError>) -> Event {
+        self.inner.tally.load_failures.fetch_add(1, Relaxed);
+        self.trouble = true;
+        self.error = Some(TieredError { failure: failure.into(), cause: error.map(|error| error.cause) });
+        Event::LoadFailed(failure)
+    }
+
+    // ---- keep
+
+    fn check_keeping(&self, keeping: &Keeping) -> Result<(), &'static str> {
+        if !self.has_tiers(keeping.tiers) {
+            return Err("it keeps in tiers that the keyspace does not have, or in none");
+        }
+        if keeping.announce && !self.can(Abilities::ANNOUNCES) {
+            return Err("there is no bus");
+        }
+        let is_there = match keeping.what {
+            What::Held => self.held.is_some(),
+            What::Loaded => self.loaded.is_some(),
+            What::Brought => self.brought.is_some(),
+        };
+        if !is_there {
+            return Err("there is nothing to keep");
+        }
+        let Terms { quiet_ms, fresh_ms, .. } = keeping.terms;
+        if quiet_ms > fresh_ms { Err("it is quiet for longer than it is fresh") } else { Ok(()) }
+    }
+
+    /// Keeps in those of the tiers that `only` names; the farthest first.
+    async fn keep(&mut self, keeping: &Keeping, only: u8, announce: bool) -> Outcome {
+        let mut outcome = Outcome { fenced: 0, down: 0, declined: 0, unannounced: false };
+        let About::Key(key) = self.about.clone() else { return outcome };
+        let now = self.inner.near.now();
+        let (value, validator, tags, born, cost_us, size) = match keeping.what {
+            What::Held => match &self.held {
+                Some(Held { copy, .. }) => {
+                    let (born, cost) = self.renewed.map_or((copy.born, copy.cost_us), |new| (now, new.cost_us));
+                    (copy.value.clone(), copy.validator.clone(), copy.tags.clone(), born, cost, copy.size)
+                }
+                None => return outcome,
+            },
+            What::Loaded | What::Brought => {
+                let landing = if keeping.what == What::Loaded { &self.loaded } else { &self.brought };
+                let Some(landing) = landing else { return outcome };
+                let Incoming { cost_us, size, .. } = landing.incoming;
+                (landing.value.clone(), landing.validator.clone(), landing.tags.clone(), now, cost_us, size)
+            }
+        };
+        let tiers = keeping.tiers & only;
+        let writes = matches!(self.kind, Kind::Write | Kind::Remove | Kind::Flush);
+        for tier in (1..8u8).rev().filter(|tier| tiers & 1 << tier != 0) {
+            let copy = self.inner.far_copy(
+                value.as_ref(),
+                validator.clone(),
+                &tags,
+                now.saturating_sub(born),
+                cost_us,
+                &keeping.terms,
+            );
+            self.keep_far(&key, tier, copy, writes, &mut outcome).await;
+        }
+        if tiers & 1 != 0
+            && let Some(token) = self.near_token
+        {
+            let near = &self.inner.near;
+            let copy = Copy::new(value, validator, tags, born, cost_us, size, &keeping.terms, near.now(), token.stamp);
+            let kept = match writes {
+                true => self.inner.board.fence(&key, || near.keep(&key, copy, &token, true)),
+                false => near.keep(&key, copy, &token, false),
+            };
+            if !kept {
+                outcome.fenced |= 1;
+            }
+        }
+        self.inner.tally.fenced.fetch_add(u64::from(outcome.fenced.count_ones()), Relaxed);
+        if announce && keeping.announce {
+            let scope = FarScope::Keys(vec![key.text().into()]);
+            outcome.unannounced = !self.inner.announce(scope, false).await;
+        }
+        outcome
+    }
+
+    async fn keep_far(&self, key: &K, tier: u8, copy: FarCopy, writes: bool, outcome: &mut Outcome) {
+        let bit = 1 << tier;
+        let far = &self.inner.far[usize::from(tier) - 1];
+        let name = self.inner.far_name(key);
+        let limit = self.inner.limits.tier;
+        let mut token = self.far_tokens[usize::from(tier) - 1];
+        if token.is_none() && !writes {
+            outcome.fenced |= bit;
+            return;
+        }
+        // Before what is owed there has been dropped, nothing is read there; so nothing is kept there.
+        let is_down = far.owes(&name);
+        if token.is_none() && !is_down && !self.saved {
+            // Nothing was to be fenced: what is there now is what is replaced. Without a token, a call that lands late
+            // could replace what is newer.
+            token = far.call(limit, far.tier.token(&name)).await.ok();
+        }
+        let put = match token {
+            _ if is_down => Err(()),
+            Some(token) => far.call(limit, far.tier.put(&name, copy, token, writes)).await.map_err(drop),
+            // It was saved, and nobody knows whether before or after what is there.
+            None => {
+                let scope = FarScope::Keys(vec![name.as_str().into()]);
+                let dropped = far.call(limit, far.tier.invalidate(&scope, false)).await;
+                dropped.map(|()| Put::Declined).map_err(drop)
+            }
+        };
+        match put {
+            Ok(Put::Kept) => {}
+            Ok(Put::Fenced) => outcome.fenced |= bit,
+            Ok(Put::Declined) => outcome.declined |= bit,
+            Err(()) => {
+                outcome.down |= bit;
+                if writes {
+                    self.inner.owe(usize::from(tier) - 1, &About::Key(key.clone()), false);
+                }
+            }
+        }
+    }
+
+    // ---- save
+
+    async fn save(&mut self, saving: &Saving) -> Event {
+        let (Some(source), About::Key(key)) = (self.inner.source.clone(), self.about.clone()) else {
+            return Event::SaveFailed(Failure::Unsupported);
+        };
+        for tier in (1..8u8).filter(|tier| saving.fence & 1 << tier != 0) {
+            let far = &self.inner.far[usize::from(tier) - 1];
+            let name = self.inner.far_name(&key);
+            let token = far.call(self.inner.limits.tier, far.tier.token(&name)).await;
+            self.far_tokens[usize::from(tier) - 1] = token.ok();
+        }
+        let brought = self.brought.clone();
+        let saved = key.clone();
+        let mut task = tokio::spawn(async move {
+            source.save(&saved, brought.as_ref().and_then(|brought| brought.value.as_ref())).await
+        });
+        let hard_ms = if saving.hard_ms == 0 { NEVER } else { saving.hard_ms };
+        let limit = self.inner.limits.save.min(Duration::from_millis(hard_ms));
+        self.inner.tally.saves.fetch_add(1, Relaxed);
+        let failed = match tokio::time::timeout(limit, &mut task).await {
+            Ok(Ok(Ok(()))) => {
+                self.saved = true;
+                return Event::Saved;
+            }
+            Ok(Ok(Err(error))) => error,
+            Ok(Err(panic)) => SourceError::unavailable(panic.to_string()),
+            Err(_) => {
+                // It may still land, after the operation has dropped the old copy and somebody has loaded it again.
+                let inner = self.inner.clone();
+                tokio::spawn(async move {
+                    drop(task.await);
+                    inner.drop_everywhere(&About::Key(key)).await;
+                });
+                self.error = Some(TieredError::new(super::Failure::TimedOut));
+                return Event::SaveFailed(Failure::TimedOut);
+            }
+        };
+        let failure = failed.failure;
+        self.error = Some(TieredError { failure, cause: Some(failed.cause) });
+        Event::SaveFailed(failure.into())
+    }
+
+    // ---- drop and expire
+
+    async fn forget(&mut self, dropping: &Dropping, soft: bool) -> Outcome {
+        self.inner.forget(&self.about, dropping.tiers, dropping.announce, soft).await
+    }
+
+    // ---- serve
+
+    async fn serve(&mut self, serving: Serving, after: Event) -> Flow {
+        if self.kind != Kind::Read || self.served {
+            return Flow::Wrong("nobody waits for a value");
+        }
+        if let Err(why) = self.check_serving(&serving) {
+            return Flow::Wrong(why);
+        }
+        if let Some(keeping) = &serving.keep
+            && let Err(why) = self.check_keeping(keeping)
+        {
+            return Flow::Wrong(why);
+        }
+        match serving.then {
+            Then::Refresh if !self.can(Abilities::LOADS) => return Flow::Wrong("there is no source to refresh from"),
+            Then::GoOn if after != Event::StillLoading || self.load.is_none() => {
+                return Flow::Wrong("nothing is under way that could go on");
+            }
+            Then::End | Then::Refresh if self.load.is_some() => self.abandon_load(),
+            _ => {}
+        }
+        self.member = None;
+        // Tier 0 before the answer, so that what was served is found there.
+        if let Some(keeping) = &serving.keep {
+            self.keep(keeping, 1, false).await;
+        }
+        self.hush(&serving);
+        let served = self.served_value(&serving);
+        self.inner.tally.count(&served);
+        self.answer(Ok(Reply::Served(served)));
+        self.served = true;
+        if serving.then != Then::GoOn {
+            self.land_served(&serving);
+        }
+        if let Some(keeping) = &serving.keep {
+            self.keep(keeping, !1, true).await;
+        }
+        match (serving.then, &self.about) {
+            (Then::GoOn, _) => {
+                let rest = Loading { soft_ms: 0, hard_ms: 0, conditional: false };
+                Flow::Next(self.load(rest).await)
+            }
+            (Then::Refresh, About::Key(key)) => {
+                self.lease = None;
+                self.inner.refresh(key.clone());
+                Flow::End
+            }
+            _ => {
+                self.lease = None;
+                Flow::End
+            }
+        }
+    }
+
+    /// Nobody waits for the load any more.
+    fn abandon_load(&mut self) {
+        if let Some(load) = self.load.take() {
+            load.task.abort();
+        }
+    }
+
+    fn check_serving(&self, serving: &Serving) -> Result<(), &'static str> {
+        match serving.what {
+            What::Brought => Err("a read has nothing that was brought"),
+            What::Loaded if self.loaded.is_none() => Err("nothing was loaded"),
+            What::Loaded if serving.mark != Mark::Fresh => Err("what was just loaded is fresh"),
+            What::Loaded => Ok(()),
+            What::Held => {
+                let Some(held) = &self.held else { return Err("no copy is held") };
+                let facts = held.facts(self.inner.near.now());
+                let fresh = facts.fresh_ms > 0;
+                match serving.mark {
+                    Mark::Fresh if fresh || self.renewed.is_some() => Ok(()),
+                    Mark::Fresh => Err("the copy is not fresh"),
+                    Mark::Stale if fresh || facts.stale_ms > 0 => Ok(()),
+                    Mark::Stale => Err("the copy may not be served stale"),
+                    Mark::Rescued if !self.trouble => Err("nothing has failed or was slow that would need a rescue"),
+                    Mark::Rescued if fresh || facts.stale_ms > 0 || facts.rescue_ms > 0 => Ok(()),
+                    Mark::Rescued => Err("the copy may not be served any more"),
+                }
+            }
+        }
+    }
+
+    /// Sets the quiet time that comes with a serve.
+    fn hush(&self, serving: &Serving) {
+        if serving.quiet_ms == 0 || serving.what != What::Held {
+            return;
+        }
+        let (About::Key(key), Some(held)) = (&self.about, &self.held) else { return };
+        if held.tier != 0 {
+            return;
+        }
+        let now = self.inner.near.now();
+        let windows = match serving.mark {
+            Mark::Fresh => 0,
+            Mark::Stale => held.copy.stale_ms,
+            Mark::Rescued => held.copy.stale_ms.max(held.copy.rescue_ms),
+        };
+        let most = held.until.saturating_add(windows);
+        let until = now.saturating_add(serving.quiet_ms).min(most);
+        self.inner.near.hush(key, &held.copy, held.until, until);
+    }
+
+    fn served_value(&self, serving: &Serving) -> Served<V> {
+        let how = match serving.mark {
+            Mark::Fresh => How::Fresh,
+            Mark::Stale => How::Stale,
+            Mark::Rescued => How::Rescued,
+        };
+        match (&serving.what, &self.loaded, &self.held) {
+            (What::Held, _, Some(held)) => {
+                let now = self.inner.near.now();
+                let age = Duration::from_millis(now.saturating_sub(held.copy.born));
+                Served { value: held.copy.value.clone(), how, tier: Some(held.tier), age }
+            }
+            (_, Some(loaded), _) => Served { value: loaded.value.clone(), how, tier: None, age: Duration::ZERO },
+            // `check_serving` has seen one of the two.
+            _ => Served { value: None, how, tier: None, age: Duration::ZERO },
+        }
+    }
+
+    /// Those who wait get what this operation's caller got.
+    fn land_served(&mut self, serving: &Serving) {
+        let Some(lead) = self.lead.take() else { return };
+        let landing = match (serving.what, &self.loaded, &self.held) {
+            (What::Loaded, Some(loaded), _) => loaded.clone(),
+            (_, _, Some(held)) if serving.mark == Mark::Fresh => {
+                let Copy { value, validator, tags, cost_us, size, .. } = &*held.copy;
+                Arc::new(Landing {
+                    value: value.clone(),
+                    validator: validator.clone(),
+                    tags: tags.clone(),
+                    incoming: Incoming {
+                        cost_us: *cost_us,
+                        size: *size,
+                        negative: value.is_none(),
+                        fresh_ms: None,
+                        stale_ms: None,
+                        rescue_ms: None,
+                    },
+                })
+            }
+            // A copy that is not fresh is each reader's own affair: they hear of the failure, and have the copy.
+            _ => {
+                let error = self.error.clone().unwrap_or_else(|| TieredError::new(super::Failure::Unavailable));
+                lead.land(End::Failed(error.failure.into(), Some(error)));
+                return;
+            }
+        };
+        lead.land(End::Landed(landing));
+    }
+}
+
+/// What a module is told of what a source said.
+pub(crate) fn incoming<V>(loaded: &Loaded<V>, cost_us: u64, size: u32) -> Incoming {
+    let ms = |time: Option<Duration>| time.map(|time| u64::try_from(time.as_millis()).unwrap_or(NEVER));
+    Incoming {
+        cost_us,
+        size,
+        negative: matches!(loaded.value, SourceAnswer::Absent),
+        fresh_ms: ms(loaded.fresh_for),
+        stale_ms: ms(loaded.stale_for),
+        rescue_ms: ms(loaded.rescue_for),
+    }
+}

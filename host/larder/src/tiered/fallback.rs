@@ -1,0 +1,136 @@
+//! What is done where the module's answer cannot be: it trapped twice, hangs, is rested, or said what makes no sense.
+//!
+//! The least that is right, by the contract's words: a read looks through the tiers and else loads for itself and keeps
+//! nothing; a write saves and then drops; an invalidation drops in all tiers. So nothing fails because of a module, and
+//! nothing old is served; what is lost is that copies are kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::driver::{About, Op, Reply};
+use super::near::Key;
+use super::{Failure, How, Served, TieredError};
+use crate::engine::steps::{Event, Kind, Loading, Traits};
+
+/// Brings an operation to its end.
+pub(crate) async fn finish<K: Key, V: Clone + Send + Sync + 'static>(op: &mut Op<K, V>) {
+    match op.kind {
+        Kind::Read => read(op).await,
+        Kind::Write | Kind::Remove | Kind::Flush => write(op).await,
+        Kind::Invalidate => {
+            let is_heard = op.traits.contains(Traits::HEARD);
+            let tiers = if is_heard { op.inner.tiers() & !op.inner.shared() } else { op.inner.tiers() };
+            let outcome = op.inner.forget(&op.about, tiers, !is_heard && op.inner.bus.is_some(), false).await;
+            let reached = outcome.down == 0 && !outcome.unannounced;
+            op.answer(if reached { Ok(Reply::Done) } else { Err(TieredError::new(Failure::Unreached)) });
+        }
+        Kind::Refresh | Kind::Fill => {
+            op.land_own();
+            op.answer(Ok(Reply::Done));
+        }
+    }
+}
+
+async fn read<K: Key, V: Clone + Send + Sync + 'static>(op: &mut Op<K, V>) {
+    if op.served {
+        op.land_own();
+        return;
+    }
+    if let Some(loaded) = op.loaded.clone() {
+        return serve(op, loaded.value.clone(), How::Fresh, None, 0);
+    }
+    op.check_held();
+    if serve_held(op, false) {
+        return;
+    }
+    for tier in 1..=op.inner.far.len() as u8 {
+        if let Ok(Some(found)) = op.look_far(tier).await {
+            op.held = Some(found);
+            op.check_held();
+            if serve_held(op, false) {
+                return;
+            }
+        }
+    }
+    let loads = op.inner.source.as_ref().is_some_and(|source| source.loads());
+    if !loads || op.traits.contains(Traits::CACHED_ONLY) {
+        op.miss();
+        return;
+    }
+    let whole = Loading { soft_ms: 0, hard_ms: 0, conditional: false };
+    match op.load(whole).await {
+        Event::Loaded(_) => {
+            if let Some(loaded) = op.loaded.clone() {
+                serve(op, loaded.value.clone(), How::Fresh, None, 0);
+            }
+        }
+        // A load that was begun before, with a validator.
+        Event::Unchanged(_) if op.held.is_some() => {
+            serve_held(op, true);
+        }
+        _ => {
+            op.check_held();
+            if !serve_held(op, true) {
+                let failure = op.error.as_ref().map_or(Failure::Unavailable, |error| error.failure);
+                op.fail(failure.into());
+            }
+        }
+    }
+}
+
+/// Serves what is held if it is fresh; at need, if it may be served at all.
+fn serve_held<K: Key, V: Clone + Send + Sync + 'static>(op: &mut Op<K, V>, at_need: bool) -> bool {
+    let Some(held) = &op.held else { return false };
+    let facts = held.facts(op.inner.near.now());
+    let how = match facts.fresh_ms {
+        0 if at_need => How::Rescued,
+        0 => return false,
+        _ => How::Fresh,
+    };
+    let (value, tier) = (held.copy.value.clone(), held.tier);
+    serve(op, value, how, Some(tier), facts.age_ms);
+    true
+}
+
+fn serve<K: Key, V: Clone + Send + Sync + 'static>(
+    op: &mut Op<K, V>,
+    value: Option<V>,
+    how: How,
+    tier: Option<u8>,
+    age_ms: u64,
+) {
+    let served = Served { value, how, tier, age: Duration::from_millis(age_ms) };
+    op.inner.tally.count(&served);
+    op.answer(Ok(Reply::Served(served)));
+    op.served = true;
+    op.land_own();
+}
+
+async fn write<K: Key, V: Clone + Send + Sync + 'static>(op: &mut Op<K, V>) {
+    let source = op.inner.source.clone().filter(|source| source.saves());
+    let mut error = op.error.take();
+    if let (Some(source), About::Key(key), false, None) = (source, op.about.clone(), op.saved, &error) {
+        let brought = op.brought.clone();
+        let saved = key.clone();
+        let value_of = move || brought.as_ref().and_then(|brought| brought.value.clone());
+        let saving = tokio::spawn(async move {
+            let value = value_of();
+            source.save(&saved, value.as_ref()).await
+        });
+        error = match tokio::time::timeout(op.inner.limits.save, saving).await {
+            Ok(Ok(Ok(()))) => None,
+            Ok(Ok(Err(failed))) => Some(TieredError { failure: failed.failure, cause: Some(failed.cause) }),
+            Ok(Err(panic)) => {
+                Some(TieredError { failure: Failure::Unavailable, cause: Some(Arc::new(panic) as Arc<_>) })
+            }
+            Err(_) => Some(TieredError::new(Failure::TimedOut)),
+        };
+    }
+    let outcome = op.inner.forget(&op.about, op.inner.tiers(), op.inner.bus.is_some(), false).await;
+    let reached = outcome.down == 0 && !outcome.unannounced;
+    let error = error.or((!reached).then(|| TieredError::new(Failure::Unreached)));
+    op.answer(match error {
+        None => Ok(Reply::Done),
+        Some(error) => Err(error),
+    });
+}

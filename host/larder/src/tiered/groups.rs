@@ -1,0 +1,153 @@
+//! Groups of copies (all, those whose keys begin alike, those with a tag) that are invalidated in constant time.
+//!
+//! There is one counter. To invalidate a group is to advance it and to write down its value for the group. A copy has the
+//! value that the counter had before its load began, its *stamp*; it is superseded if a group of its own was invalidated
+//! after that. So nothing is touched when a group is invalidated, and a read looks up the tags that its copy carries.
+//!
+//! What is written down stays, for no one knows which copies are left. Where that becomes too much, *all* is invalidated
+//! instead, which says more than is true and never less.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+/// Copies that are invalidated together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Group {
+    /// All whose keys begin so.
+    Prefix(Arc<str>),
+    /// All that carry this tag.
+    Tag(Arc<str>),
+}
+
+/// When a group was invalidated last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Version {
+    hard: u64,
+    soft: u64,
+    soft_at: u64,
+}
+
+/// What invalidations of groups have done to a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reached {
+    /// Nothing.
+    Untouched,
+    /// It ended then.
+    Ended(u64),
+    /// It is gone.
+    Superseded,
+}
+
+/// So many groups are remembered before all is invalidated instead.
+const MOST: usize = 100_000;
+
+/// All groups of a tier.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    counter: u64,
+    all: Version,
+    prefixes: HashMap<Arc<str>, Version, RandomState>,
+    /// The lengths of the prefixes, and how many have each.
+    lengths: BTreeMap<usize, usize>,
+    tags: HashMap<Arc<str>, Version, RandomState>,
+}
+
+impl Groups {
+    /// The stamp of what is loaded from now on.
+    pub(crate) fn stamp(&self) -> u64 {
+        self.counter
+    }
+
+    /// Invalidates a group; the counter's new value.
+    pub(crate) fn bump(&mut self, group: &Group, soft: bool, now: u64) -> u64 {
+        self.counter += 1;
+        let counter = self.counter;
+        if self.prefixes.len() + self.tags.len() >= MOST {
+            self.prefixes.clear();
+            self.lengths.clear();
+            self.tags.clear();
+            self.all.hard = counter;
+        }
+        let version = match group {
+            Group::Prefix(prefix) if prefix.is_empty() => &mut self.all,
+            Group::Prefix(prefix) => {
+                let lengths = &mut self.lengths;
+                self.prefixes.entry(prefix.clone()).or_insert_with(|| {
+                    *lengths.entry(prefix.len()).or_default() += 1;
+                    Version::default()
+                })
+            }
+            Group::Tag(tag) => self.tags.entry(tag.clone()).or_default(),
+        };
+        if soft {
+            (version.soft, version.soft_at) = (counter, now);
+        } else {
+            version.hard = counter;
+        }
+        counter
+    }
+
+    /// What has reached a copy with this stamp.
+    pub(crate) fn reached(&self, key: &str, tags: &[Arc<str>], stamp: u64) -> Reached {
+        if stamp >= self.counter {
+            return Reached::Untouched;
+        }
+        let prefixes = self.lengths.keys().filter_map(|&length| self.prefixes.get(key.get(..length)?));
+        let tags = tags.iter().filter_map(|tag| self.tags.get(tag));
+        let mut reached = Reached::Untouched;
+        for version in prefixes.chain(tags).chain([&self.all]) {
+            if version.hard > stamp {
+                return Reached::Superseded;
+            }
+            if version.soft > stamp {
+                let before = if let Reached::Ended(at) = reached { at } else { u64::MAX };
+                reached = Reached::Ended(before.min(version.soft_at));
+            }
+        }
+        reached
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags(names: &[&str]) -> Vec<Arc<str>> {
+        names.iter().map(|name| Arc::from(*name)).collect()
+    }
+
+    #[test]
+    fn a_group_reaches_its_own_and_what_was_loaded_before() {
+        let mut groups = Groups::default();
+        let before = groups.stamp();
+        groups.bump(&Group::Tag("red".into()), false, 10);
+        let red = tags(&["blue", "red"]);
+        assert_eq!(groups.reached("k", &red, before), Reached::Superseded);
+        assert_eq!(groups.reached("k", &tags(&["blue"]), before), Reached::Untouched);
+        assert_eq!(groups.reached("k", &red, groups.stamp()), Reached::Untouched);
+
+        let before = groups.stamp();
+        groups.bump(&Group::Prefix("user/".into()), true, 20);
+        assert_eq!(groups.reached("user/1", &[], before), Reached::Ended(20));
+        assert_eq!(groups.reached("use", &[], before), Reached::Untouched);
+        // A length that falls within a character is no prefix.
+        assert_eq!(groups.reached("useré", &[], before), Reached::Untouched);
+        groups.bump(&Group::Prefix("".into()), false, 30);
+        assert_eq!(groups.reached("anything", &[], before), Reached::Superseded);
+    }
+
+    #[test]
+    fn too_many_groups_become_all() {
+        let mut groups = Groups::default();
+        let before = groups.stamp();
+        for i in 0..=MOST {
+            groups.bump(&Group::Tag(i.to_string().into()), false, 0);
+        }
+        assert!(groups.tags.len() < 10);
+        assert_eq!(groups.reached("k", &tags(&["0"]), before), Reached::Superseded);
+        assert_eq!(groups.reached("k", &[], groups.stamp()), Reached::Untouched);
+    }
+}

@@ -1,0 +1,483 @@
+//! What the operations of one cache share: its tiers with their breakers, its source, its rules, and what is still owed to
+//! tiers and processes that could not be reached.
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::board::Board;
+use super::driver::{self, About, Landing, Op, Reply};
+use super::near::{Copy, Near};
+use super::source::Answer;
+use super::stats::Counters;
+use super::{
+    BoxFuture, Bus, Failure, FarCopy, Group, Key, Listener, Loaded, News, Scope, Source, Tier, TierError, TieredError,
+};
+use crate::Value;
+use crate::engine::steps::{self, Kind, Outcome, Rulebook, Terms, Traits};
+use crate::eviction::NEVER;
+use crate::patterns::PatternsModule;
+
+/// The limits that the host sets by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(super) tier: Duration,
+    pub(super) load: Duration,
+    pub(super) save: Duration,
+    pub(super) refreshes: usize,
+}
+
+type Encode<V> = dyn Fn(&V) -> Vec<u8> + Send + Sync;
+type Decode<V> = dyn Fn(&[u8]) -> Result<V, Box<dyn Error + Send + Sync>> + Send + Sync;
+
+pub(crate) struct Codec<V> {
+    pub(super) encode: Box<Encode<V>>,
+    pub(super) decode: Box<Decode<V>>,
+}
+
+/// What a far tier is to drop as soon as it can be reached, and what other processes are to be told then.
+#[derive(Clone, PartialEq)]
+pub(super) struct Owed {
+    scope: Scope,
+    news: News,
+}
+
+/// A far tier with its breaker, and what is owed there.
+pub(crate) struct Far {
+    pub(super) tier: Arc<dyn Tier>,
+    /// Failures in a row.
+    pub(super) failures: AtomicU32,
+    pub(super) closed_until: Mutex<Option<Instant>>,
+    pub(super) owed: Mutex<Vec<Owed>>,
+    pub(super) owing: AtomicUsize,
+}
+
+/// After so many failures in a row a tier is left alone for a while.
+const PATIENCE: u32 = 5;
+const REST: Duration = Duration::from_secs(1);
+/// So many invalidations are owed to a tier one by one.
+const MOST_OWED: usize = 1_000;
+
+impl Far {
+    pub(super) fn new(tier: Arc<dyn Tier>) -> Self {
+        Far {
+            tier,
+            failures: AtomicU32::new(0),
+            closed_until: Mutex::new(None),
+            owed: Mutex::default(),
+            owing: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether a key must not be read before something has been dropped.
+    pub(super) fn owes(&self, name: &str) -> bool {
+        self.owing.load(Ordering::Acquire) > 0
+            && self.owed.lock().iter().any(|owed| match &owed.scope {
+                Scope::Keys(keys) => keys.iter().any(|key| **key == *name),
+                Scope::Group(Group::Prefix(prefix)) => name.starts_with(&**prefix),
+                // Which copies carry a tag is not known before they are read.
+                Scope::Group(Group::Tag(_)) => true,
+            })
+    }
+
+    /// Calls the tier, within a time limit, unless it is being left alone.
+    pub(super) async fn call<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<T, TierError>>,
+    ) -> Result<T, TierError> {
+        let rests = self.failures.load(Relaxed) >= PATIENCE && {
+            let mut closed_until = self.closed_until.lock();
+            let now = Instant::now();
+            let rests = closed_until.is_some_and(|until| now < until);
+            if !rests {
+                // One goes to see; the others wait until it is back.
+                *closed_until = Some(now + REST);
+            }
+            rests
+        };
+        if rests {
+            return Err(TierError::Unavailable("it has failed and is left alone for a while".into()));
+        }
+        let called = tokio::time::timeout(limit, call).await.unwrap_or(Err(TierError::TimedOut));
+        match &called {
+            Ok(_) => self.failures.store(0, Relaxed),
+            Err(error) => {
+                let failures = self.failures.fetch_add(1, Relaxed) + 1;
+                if failures == PATIENCE {
+                    *self.closed_until.lock() = Some(Instant::now() + REST);
+                    tracing::warn!(tier = self.tier.summary(), %error, "a tier is left alone for a while");
+                }
+            }
+        }
+        called
+    }
+}
+
+pub(crate) struct Inner<K: Key, V> {
+    pub(super) name: Arc<str>,
+    pub(super) near: Near<K, V>,
+    pub(super) far: Vec<Far>,
+    pub(super) source: Option<Arc<dyn Source<K, V>>>,
+    pub(super) bus: Option<Arc<dyn Bus>>,
+    pub(super) codec: Option<Codec<V>>,
+    pub(super) board: Arc<Board<K, Landing<V>>>,
+    pub(super) refreshing: Mutex<HashSet<K>>,
+    pub(super) book: RwLock<Arc<Rulebook>>,
+    /// What the book was opened from; held while another one is.
+    pub(super) rules: Mutex<(PatternsModule, Vec<(String, Value)>)>,
+    pub(super) limits: Limits,
+    pub(super) tally: Counters,
+    pub(super) steps: Arc<steps::Tally>,
+    pub(super) random: AtomicU64,
+    /// The next holder of a lease: unlike those of any other process, whatever the seed.
+    pub(super) holders: AtomicU64,
+    pub(super) news_owed: Mutex<Vec<News>>,
+    pub(super) catching_up: AtomicBool,
+    pub(super) me: Weak<Inner<K, V>>,
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
+    /// Its tiers as a set.
+    pub(super) fn tiers(&self) -> u8 {
+        ((1u16 << (self.far.len() + 1)) - 1) as u8
+    }
+
+    /// Those that other processes use, too.
+    pub(super) fn shared(&self) -> u8 {
+        self.tiers() & !1
+    }
+
+    /// SplitMix64.
+    pub(super) fn random(&self) -> u64 {
+        let z = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Relaxed);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// What a key is called in far tiers.
+    pub(super) fn far_name(&self, key: &K) -> String {
+        format!("{}:{}", self.name, key.text())
+    }
+
+    pub(super) fn far_scope(&self, about: &About<K>) -> Scope {
+        match about {
+            About::Key(key) => Scope::Keys(vec![self.far_name(key).into()]),
+            About::Keys(keys) => Scope::Keys(keys.iter().map(|key| self.far_name(key).into()).collect()),
+            About::Group(Group::Prefix(prefix)) => {
+                Scope::Group(Group::Prefix(format!("{}:{prefix}", self.name).into()))
+            }
+            About::Group(Group::Tag(tag)) => Scope::Group(Group::Tag(format!("{}:{tag}", self.name).into())),
+        }
+    }
+
+    /// The same as other processes are told it.
+    pub(super) fn near_scope(&self, about: &About<K>) -> Scope {
+        match about {
+            About::Key(key) => Scope::Keys(vec![key.text().into()]),
+            About::Keys(keys) => Scope::Keys(keys.iter().map(|key| key.text().into()).collect()),
+            About::Group(group) => Scope::Group(group.clone()),
+        }
+    }
+
+    /// What is told, as this process knows it.
+    pub(super) fn about(&self, news: &News) -> About<K> {
+        match &news.scope {
+            Scope::Group(group) => About::Group(group.clone()),
+            Scope::Keys(keys) => {
+                let known: Option<Vec<K>> = keys.iter().map(|key| K::of_text(key)).collect();
+                // A key that is none here: rather too much than too little.
+                known.map_or(About::Group(Group::Prefix("".into())), |mut known| match known.len() {
+                    1 => About::Key(known.remove(0)),
+                    _ => About::Keys(known),
+                })
+            }
+        }
+    }
+
+    pub(super) fn landing(&self, loaded: Loaded<V>, cost_us: u64) -> Landing<V> {
+        let size = match (&loaded.value, &self.codec) {
+            (Answer::Value(_), None) => size_of::<V>(),
+            (Answer::Value(value), Some(codec)) => (codec.encode)(value).len(),
+            _ => 0,
+        };
+        let incoming = driver::incoming(&loaded, cost_us, u32::try_from(size).unwrap_or(u32::MAX));
+        let value = if let Answer::Value(value) = loaded.value { Some(value) } else { None };
+        Landing { value, validator: loaded.validator, tags: loaded.tags.into(), incoming }
+    }
+
+    pub(super) fn far_copy(
+        &self,
+        value: Option<&V>,
+        validator: Option<Arc<str>>,
+        tags: &[Arc<str>],
+        age_ms: u64,
+        cost_us: u64,
+        terms: &Terms,
+    ) -> FarCopy {
+        let encode = |value| self.codec.as_ref().map(|codec| (codec.encode)(value).into());
+        FarCopy {
+            value: value.and_then(encode),
+            validator,
+            tags: tags.iter().map(|tag| format!("{}:{tag}", self.name).into()).collect(),
+            age_ms,
+            fresh_ms: terms.fresh_ms,
+            stale_ms: terms.stale_ms,
+            rescue_ms: terms.rescue_ms,
+            early_us: terms.early_us,
+            cost_us,
+        }
+    }
+
+    /// A copy from a far tier; none if it is damaged.
+    pub(super) fn copy_of_far(&self, far: FarCopy, stamp: u64) -> Option<Copy<V>> {
+        let size = far.value.as_ref().map_or(0, |bytes| bytes.len());
+        let value = match (&far.value, &self.codec) {
+            (Some(bytes), Some(codec)) => match (codec.decode)(bytes) {
+                Ok(value) => Some(value),
+                Err(error) => {
+                    self.tally.damaged.fetch_add(1, Relaxed);
+                    tracing::warn!(keyspace = &*self.name, %error, "a copy in a far tier cannot be read");
+                    return None;
+                }
+            },
+            _ => None,
+        };
+        let now = self.near.now();
+        let own = |tag: &Arc<str>| tag.get(self.name.len() + 1..).map(Arc::from);
+        let terms = Terms {
+            fresh_ms: far.fresh_ms,
+            stale_ms: far.stale_ms,
+            rescue_ms: far.rescue_ms,
+            near_ms: NEVER,
+            quiet_ms: 0,
+            early_us: far.early_us,
+        };
+        Some(Copy::new(
+            value,
+            far.validator,
+            far.tags.iter().filter_map(own).collect(),
+            now.saturating_sub(far.age_ms),
+            far.cost_us,
+            u32::try_from(size).unwrap_or(u32::MAX),
+            &terms,
+            now,
+            stamp,
+        ))
+    }
+
+    /// Begins an operation in a task of its own.
+    pub(super) fn begin(&self, mut op: Op<K, V>) -> oneshot::Receiver<Result<Reply<K, V>, TieredError>> {
+        let (reply, answer) = oneshot::channel();
+        op.reply = Some(reply);
+        tokio::spawn(op.run());
+        answer
+    }
+
+    /// Runs an operation in a task of its own, and waits for what its caller gets.
+    pub(super) async fn run(&self, op: Op<K, V>) -> Result<Reply<K, V>, TieredError> {
+        ended(self.begin(op).await)
+    }
+
+    /// Loads a key anew in the background, unless that is under way.
+    pub(super) fn refresh(&self, key: K) {
+        let Some(me) = self.me.upgrade() else { return };
+        {
+            let mut refreshing = self.refreshing.lock();
+            if refreshing.len() >= self.limits.refreshes || !refreshing.insert(key.clone()) {
+                return;
+            }
+        }
+        self.tally.refreshes.fetch_add(1, Relaxed);
+        // Taken off also where the task is dropped.
+        let off = Refreshing { inner: me.clone(), key: key.clone() };
+        let op = Op::new(me, Kind::Refresh, About::Key(key));
+        tokio::spawn(async move {
+            op.run().await;
+            drop(off);
+        });
+    }
+
+    /// Takes copies away or ends their freshness: the farthest tier first, tier 0 last; then other processes are told.
+    pub(super) async fn forget(&self, about: &About<K>, tiers: u8, announce: bool, soft: bool) -> Outcome {
+        let mut outcome = Outcome { fenced: 0, down: 0, declined: 0, unannounced: false };
+        let scope = self.far_scope(about);
+        for (at, far) in self.far.iter().enumerate().rev().filter(|(at, _)| tiers & 2 << at != 0) {
+            if far.call(self.limits.tier, far.tier.invalidate(&scope, soft)).await.is_err() {
+                outcome.down |= 2 << at;
+                self.owe(at, about, soft);
+            }
+        }
+        if tiers & 1 != 0 {
+            self.forget_near(about, soft);
+        }
+        if announce {
+            let scope = self.near_scope(about);
+            outcome.unannounced = !self.announce(scope, soft).await;
+        }
+        outcome
+    }
+
+    pub(super) fn forget_near(&self, about: &About<K>, soft: bool) {
+        let one = |key: &K| self.board.fence(key, || self.near.invalidate(key, soft));
+        match about {
+            About::Key(key) => one(key),
+            About::Keys(keys) => keys.iter().for_each(one),
+            About::Group(group) => {
+                self.near.bump(group, soft);
+                // What a load will be tagged with is not known before it ends.
+                self.board.take_off(|key| match group {
+                    Group::Prefix(prefix) => key.text().starts_with(&**prefix),
+                    Group::Tag(_) => true,
+                });
+            }
+        }
+    }
+
+    pub(super) async fn drop_everywhere(&self, about: &About<K>) {
+        self.forget(about, self.tiers(), self.bus.is_some(), false).await;
+    }
+
+    /// Tells other processes; `false`: some could not be told, and that is owed.
+    pub(super) async fn announce(&self, scope: Scope, soft: bool) -> bool {
+        let (Some(bus), Some(me)) = (&self.bus, self.me.upgrade()) else { return true };
+        let news = News { keyspace: self.name.clone(), scope, soft };
+        let me: Arc<dyn Listener> = me;
+        let told = tokio::time::timeout(self.limits.tier, bus.announce(&me, news.clone())).await;
+        if matches!(told, Ok(Ok(()))) {
+            return true;
+        }
+        self.news_owed.lock().push(news);
+        self.catch_up();
+        false
+    }
+
+    /// Something is to be dropped in a far tier as soon as that can be reached.
+    pub(super) fn owe(&self, at: usize, about: &About<K>, soft: bool) {
+        let owed_of = |about: &About<K>, soft| Owed {
+            scope: self.far_scope(about),
+            news: News { keyspace: self.name.clone(), scope: self.near_scope(about), soft },
+        };
+        let far = &self.far[at];
+        let mut owed = far.owed.lock();
+        let new = owed_of(about, soft);
+        if !owed.contains(&new) {
+            owed.push(new);
+        }
+        // Too much to remember: all of the keyspace.
+        if owed.len() > MOST_OWED {
+            *owed = vec![owed_of(&About::Group(Group::Prefix("".into())), false)];
+        }
+        far.owing.store(owed.len(), Ordering::Release);
+        drop(owed);
+        self.catch_up();
+    }
+
+    /// Sees to it that what is owed is done.
+    pub(super) fn catch_up(&self) {
+        if self.catching_up.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let me = self.me.clone();
+        tokio::spawn(async move {
+            let mut pause = Duration::from_millis(50);
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(5));
+                let Some(inner) = me.upgrade() else { return };
+                if inner.pay().await {
+                    inner.catching_up.store(false, Ordering::Release);
+                    // Something may have come in between.
+                    if inner.owed() > 0 && !inner.catching_up.swap(true, Ordering::AcqRel) {
+                        continue;
+                    }
+                    return;
+                }
+            }
+        });
+    }
+
+    pub(super) fn owed(&self) -> usize {
+        self.far.iter().map(|far| far.owing.load(Ordering::Acquire)).sum::<usize>() + self.news_owed.lock().len()
+    }
+
+    /// Drops what is owed, and tells what is to be told; whether all is done.
+    pub(super) async fn pay(&self) -> bool {
+        for far in &self.far {
+            loop {
+                let Some(first) = far.owed.lock().first().cloned() else { break };
+                if far.call(self.limits.tier, far.tier.invalidate(&first.scope, first.news.soft)).await.is_err() {
+                    return false;
+                }
+                // What was read there meanwhile, by whoever did not know, is dropped too.
+                self.forget_near(&self.about(&first.news), first.news.soft);
+                self.news_owed.lock().push(first.news.clone());
+                let mut owed = far.owed.lock();
+                // It may have been put together with others meanwhile.
+                owed.retain(|other| *other != first);
+                far.owing.store(owed.len(), Ordering::Release);
+            }
+        }
+        let news = std::mem::take(&mut *self.news_owed.lock());
+        let (Some(bus), Some(me)) = (&self.bus, self.me.upgrade()) else { return true };
+        let me: Arc<dyn Listener> = me;
+        let mut done = true;
+        for news in news {
+            if !matches!(tokio::time::timeout(self.limits.tier, bus.announce(&me, news.clone())).await, Ok(Ok(()))) {
+                self.news_owed.lock().push(news);
+                done = false;
+            }
+        }
+        done
+    }
+}
+
+/// What an operation's caller gets.
+pub(super) fn ended<T>(answer: Result<Result<T, TieredError>, oneshot::error::RecvError>) -> Result<T, TieredError> {
+    // The task is gone: its runtime is shutting down, or user code (a codec, say) panicked.
+    let stopped = |_| TieredError { failure: Failure::Unavailable, cause: Some(Arc::new(Stopped) as Arc<_>) };
+    answer.map_err(stopped).and_then(|answer| answer)
+}
+
+struct Refreshing<K: Key, V> {
+    inner: Arc<Inner<K, V>>,
+    key: K,
+}
+
+impl<K: Key, V> Drop for Refreshing<K, V> {
+    fn drop(&mut self) {
+        self.inner.refreshing.lock().remove(&self.key);
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the operation's task was stopped")]
+struct Stopped;
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Listener for Inner<K, V> {
+    fn hear<'a>(&'a self, news: &'a News) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if news.keyspace != self.name {
+                return;
+            }
+            let about = self.about(news);
+            let Some(me) = self.me.upgrade() else { return };
+            let mut op = Op::new(me, Kind::Invalidate, about.clone());
+            op.traits = Traits::HEARD;
+            if news.soft {
+                op.traits |= Traits::SOFT;
+            }
+            if self.run(op).await.is_err() {
+                // Whoever announced believes that it is done.
+                self.forget_near(&about, false);
+            }
+        })
+    }
+}

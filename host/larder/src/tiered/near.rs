@@ -1,0 +1,485 @@
+//! Tier 0: copies in the engine's [`Cache`], with their terms and their fences.
+//!
+//! A hit is one read of the cache: is the copy quiet still, and has no group been invalidated since it was looked at? All
+//! else takes the slow way.
+//!
+//! **Fences.** Keys share a few thousand of them: an array costs the same for any number of keys, and remembers
+//! invalidations of keys that are not there. That two keys have one means that now and then a fill is not kept for the
+//! sake of another key. Keeping and invalidating happen under the fence's lock, so nothing gets between.
+
+use std::borrow::Cow;
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::groups::{Group, Groups, Reached};
+use crate::engine::steps::{Facts, Marks, Terms};
+use crate::eviction::NEVER;
+use crate::{Cache, Clock};
+
+/// What can be a key of tiers: it has a text, by which other processes know it, and prefixes are told.
+pub trait Key: Hash + Eq + Clone + Send + Sync + 'static {
+    /// The key as text; different for different keys.
+    fn text(&self) -> Cow<'_, str>;
+
+    /// The key of a text; `None` if it is none.
+    fn of_text(text: &str) -> Option<Self>;
+}
+
+impl Key for String {
+    fn text(&self) -> Cow<'_, str> {
+        Cow::Borrowed(self)
+    }
+    fn of_text(text: &str) -> Option<Self> {
+        Some(text.into())
+    }
+}
+
+impl Key for Arc<str> {
+    fn text(&self) -> Cow<'_, str> {
+        Cow::Borrowed(self)
+    }
+    fn of_text(text: &str) -> Option<Self> {
+        Some(text.into())
+    }
+}
+
+macro_rules! numbers_are_keys {
+    ($($number:ty),*) => {$(
+        impl Key for $number {
+            fn text(&self) -> Cow<'_, str> {
+                Cow::Owned(self.to_string())
+            }
+            fn of_text(text: &str) -> Option<Self> {
+                text.parse().ok()
+            }
+        }
+    )*};
+}
+numbers_are_keys!(u32, u64, u128, i32, i64);
+
+/// A copy of a value, with its terms. Moments are those of the cache's clock.
+#[derive(Debug)]
+pub(crate) struct Copy<V> {
+    pub(crate) fresh_until: AtomicU64,
+    /// How long it is quiet from the moment on at which it is kept.
+    quiet_until: u64,
+    /// `None`: the source has no such key.
+    pub(crate) value: Option<V>,
+    pub(crate) validator: Option<Arc<str>>,
+    pub(crate) tags: Arc<[Arc<str>]>,
+    pub(crate) born: u64,
+    pub(crate) stale_ms: u64,
+    pub(crate) rescue_ms: u64,
+    pub(crate) early_us: u64,
+    pub(crate) cost_us: u64,
+    pub(crate) size: u32,
+    /// What the groups' counter was before it was loaded.
+    pub(crate) stamp: u64,
+}
+
+/// What lies in the cache's table: of the copy, all that a hit reads. To follow a pointer to the copy instead is another
+/// wait for memory, and makes hits among a hundred thousand entries several times slower.
+#[derive(Debug)]
+pub(crate) struct Seat<V> {
+    value: Option<V>,
+    quiet_until: AtomicU64,
+    /// Up to which value of the groups' counter nothing has reached it.
+    verified: AtomicU64,
+    copy: Arc<Copy<V>>,
+}
+
+impl<V: Clone> Seat<V> {
+    fn new(copy: Arc<Copy<V>>) -> Self {
+        Seat {
+            value: copy.value.clone(),
+            quiet_until: AtomicU64::new(copy.quiet_until),
+            verified: AtomicU64::new(copy.stamp),
+            copy,
+        }
+    }
+
+    /// The value, for weighers.
+    pub(crate) fn value(&self) -> Option<&V> {
+        self.value.as_ref()
+    }
+}
+
+/// For the cache's own sake, where it hands values out; nothing here does.
+impl<V: Clone> Clone for Seat<V> {
+    fn clone(&self) -> Self {
+        Seat {
+            value: self.value.clone(),
+            quiet_until: AtomicU64::new(self.quiet_until.load(Ordering::Acquire)),
+            verified: AtomicU64::new(self.verified.load(Ordering::Acquire)),
+            copy: self.copy.clone(),
+        }
+    }
+}
+
+/// A later moment; `NEVER` stays.
+pub(crate) fn after(now: u64, ms: u64) -> u64 {
+    now.saturating_add(ms)
+}
+
+/// What is left of a duration; one without end stays.
+fn left(duration: u64, passed: u64) -> u64 {
+    if duration == NEVER { NEVER } else { duration.saturating_sub(passed) }
+}
+
+impl<V> Copy<V> {
+    /// A copy that is kept from `now` on. `near`: in tier 0.
+    #[allow(clippy::too_many_arguments)] // One place.
+    pub(crate) fn new(
+        value: Option<V>,
+        validator: Option<Arc<str>>,
+        tags: Arc<[Arc<str>]>,
+        born: u64,
+        cost_us: u64,
+        size: u32,
+        terms: &Terms,
+        now: u64,
+        stamp: u64,
+    ) -> Self {
+        let fresh = terms.fresh_ms.min(terms.near_ms);
+        Copy {
+            value,
+            validator,
+            tags,
+            born,
+            fresh_until: AtomicU64::new(after(now, fresh)),
+            quiet_until: after(now, terms.quiet_ms.min(fresh)),
+            stale_ms: terms.stale_ms,
+            rescue_ms: terms.rescue_ms,
+            early_us: terms.early_us,
+            cost_us,
+            size,
+            stamp,
+        }
+    }
+
+    pub(crate) fn fresh_until(&self) -> u64 {
+        self.fresh_until.load(Ordering::Acquire)
+    }
+
+    /// The facts, where it ended at `fresh_until`.
+    pub(crate) fn facts(&self, tier: u8, fresh_until: u64, now: u64) -> Facts {
+        let fresh_ms = if fresh_until == NEVER { NEVER } else { fresh_until.saturating_sub(now) };
+        let beyond = now.saturating_sub(fresh_until);
+        let mut marks = Marks::empty();
+        if self.value.is_none() {
+            marks |= Marks::NEGATIVE;
+        }
+        if self.validator.is_some() {
+            marks |= Marks::VALIDATOR;
+        }
+        Facts {
+            tier,
+            age_ms: now.saturating_sub(self.born),
+            fresh_ms,
+            stale_ms: left(self.stale_ms, beyond),
+            rescue_ms: left(self.rescue_ms, beyond),
+            early_us: self.early_us,
+            cost_us: self.cost_us,
+            size: self.size,
+            marks,
+        }
+    }
+
+    /// The moment after which it may not be served at all.
+    fn ends(&self) -> u64 {
+        after(self.fresh_until(), self.stale_ms.max(self.rescue_ms))
+    }
+}
+
+/// What has to be the same still for something to be kept in tier 0.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Token {
+    fence: u64,
+    pub(crate) stamp: u64,
+}
+
+#[derive(Default)]
+struct Fence {
+    /// Invalidations and writes so far.
+    moved: u64,
+    /// What `moved` was after the last of them that made copies go.
+    hard: u64,
+    /// When freshness was ended last.
+    soft_at: u64,
+}
+
+const FENCES: usize = 4096;
+
+/// Tier 0.
+pub(crate) struct Near<K, V> {
+    pub(crate) cache: Cache<K, Seat<V>>,
+    pub(crate) clock: Clock,
+    fences: Box<[Mutex<Fence>]>,
+    groups: RwLock<Groups>,
+    /// The groups' counter.
+    counter: AtomicU64,
+    /// Reads that found a copy and had to ask.
+    asked: AtomicU64,
+    hasher: foldhash::fast::RandomState,
+}
+
+/// What a quick look finds.
+pub(crate) enum Quick<V, T> {
+    /// A copy that may be served without asking.
+    Quiet(Option<V>, T),
+    /// Something, or nothing: ask.
+    Ask,
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
+    pub(crate) fn new(cache: Cache<K, Seat<V>>, clock: Clock) -> Self {
+        Near {
+            cache,
+            clock,
+            fences: (0..FENCES).map(|_| Mutex::default()).collect(),
+            groups: RwLock::default(),
+            counter: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            hasher: foldhash::fast::RandomState::default(),
+        }
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    pub(crate) fn hash(&self, key: &K) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    fn fence(&self, key: &K) -> &Mutex<Fence> {
+        &self.fences[self.hash(key) as usize % FENCES]
+    }
+
+    /// A hit, if it can be had at once, with what `also` says of the copy.
+    #[inline]
+    pub(crate) fn quick<T>(&self, key: &K, also: impl FnOnce(&Copy<V>) -> T) -> Quick<V, T> {
+        let quiet = self.cache.read(key, |seat, now| {
+            if seat.verified.load(Ordering::Acquire) != self.counter.load(Ordering::Acquire) {
+                return None;
+            }
+            let until = seat.quiet_until.load(Ordering::Acquire);
+            if until != NEVER && until <= (if now == 0 { self.now() } else { now }) {
+                return None;
+            }
+            Some((seat.value.clone(), also(&seat.copy)))
+        });
+        match quiet {
+            Some(Some((value, also))) => Quick::Quiet(value, also),
+            Some(None) => {
+                self.asked.fetch_add(1, Ordering::Relaxed);
+                Quick::Ask
+            }
+            None => Quick::Ask,
+        }
+    }
+
+    /// How many of the cache's hits were no hits of a quiet copy.
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// The token of a key; to be taken before its copy is looked at.
+    pub(crate) fn token(&self, key: &K) -> Token {
+        let stamp = self.counter.load(Ordering::Acquire);
+        Token { fence: self.fence(key).lock().moved, stamp }
+    }
+
+    /// The copy of a key, if nothing has reached it, and when it ends or ended.
+    pub(crate) fn look(&self, key: &K) -> Option<(Arc<Copy<V>>, u64)> {
+        let counter = self.counter.load(Ordering::Acquire);
+        let (copy, verified) =
+            self.cache.peek_with(key, |seat| (seat.copy.clone(), seat.verified.load(Ordering::Acquire)))?;
+        // Written down, so that the next reader need not look it up.
+        let verify = |seat: &Seat<V>| {
+            if Arc::ptr_eq(&seat.copy, &copy) {
+                seat.verified.fetch_max(counter, Ordering::AcqRel);
+            }
+        };
+        if verified != counter {
+            match self.groups.read().reached(&key.text(), &copy.tags, copy.stamp) {
+                Reached::Superseded => return None,
+                Reached::Untouched => {
+                    self.cache.peek_with(key, verify);
+                }
+                Reached::Ended(at) => {
+                    copy.fresh_until.fetch_min(at, Ordering::AcqRel);
+                    self.cache.peek_with(key, |seat| {
+                        if Arc::ptr_eq(&seat.copy, &copy) {
+                            seat.quiet_until.store(0, Ordering::Release);
+                        }
+                        verify(seat);
+                    });
+                }
+            }
+        }
+        let until = copy.fresh_until();
+        Some((copy, until))
+    }
+
+    /// What has reached a copy that an operation holds since it took its token.
+    pub(crate) fn reached(&self, key: &K, token: &Token, tags: &[Arc<str>], stamp: u64) -> Reached {
+        let fence = {
+            let fence = self.fence(key).lock();
+            if fence.hard > token.fence {
+                return Reached::Superseded;
+            }
+            if fence.moved > token.fence { Reached::Ended(fence.soft_at) } else { Reached::Untouched }
+        };
+        if self.counter.load(Ordering::Acquire) == stamp {
+            return fence;
+        }
+        match (fence, self.groups.read().reached(&key.text(), tags, stamp)) {
+            (_, Reached::Superseded) => Reached::Superseded,
+            (Reached::Ended(a), Reached::Ended(b)) => Reached::Ended(a.min(b)),
+            (Reached::Untouched, other) => other,
+            (ended, _) => ended,
+        }
+    }
+
+    /// Keeps a copy; `false`: it was fenced. A write moves the fence.
+    pub(crate) fn keep(&self, key: &K, copy: Copy<V>, token: &Token, writes: bool) -> bool {
+        let mut fence = self.fence(key).lock();
+        if fence.moved != token.fence {
+            return false;
+        }
+        if self.groups.read().reached(&key.text(), &copy.tags, token.stamp) != Reached::Untouched {
+            return false;
+        }
+        if writes {
+            fence.moved += 1;
+            fence.hard = fence.moved;
+        }
+        let ends = copy.ends();
+        if ends <= self.now() {
+            self.cache.invalidate(key);
+        } else {
+            let cost = copy.cost_us;
+            self.cache.insert_until(key.clone(), Seat::new(Arc::new(copy)), cost, ends);
+        }
+        true
+    }
+
+    /// Sets how long a copy is quiet, if it is still there and still ends when its server was told.
+    pub(crate) fn hush(&self, key: &K, copy: &Arc<Copy<V>>, told: u64, quiet_until: u64) {
+        let _fence = self.fence(key).lock();
+        self.cache.peek_with(key, |seat| {
+            if Arc::ptr_eq(&seat.copy, copy) && copy.fresh_until() == told {
+                seat.quiet_until.fetch_max(quiet_until, Ordering::AcqRel);
+            }
+        });
+    }
+
+    /// Takes the copy of a key away, or ends its freshness.
+    pub(crate) fn invalidate(&self, key: &K, soft: bool) {
+        let now = self.now();
+        let mut fence = self.fence(key).lock();
+        fence.moved += 1;
+        if soft {
+            fence.soft_at = now;
+            self.cache.peek_with(key, |seat| {
+                seat.copy.fresh_until.fetch_min(now, Ordering::AcqRel);
+                seat.quiet_until.store(0, Ordering::Release);
+            });
+        } else {
+            fence.hard = fence.moved;
+            self.cache.invalidate(key);
+        }
+    }
+
+    /// Invalidates a group.
+    pub(crate) fn bump(&self, group: &Group, soft: bool) {
+        let now = self.now();
+        let mut groups = self.groups.write();
+        let counter = groups.bump(group, soft, now);
+        self.counter.store(counter, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn terms(fresh_ms: u64) -> Terms {
+        Terms { fresh_ms, stale_ms: 1_000, rescue_ms: 0, near_ms: NEVER, quiet_ms: fresh_ms, early_us: 0 }
+    }
+
+    fn near() -> (Near<String, u32>, Clock) {
+        let clock = Clock::manual();
+        let cache = Cache::builder().max_capacity(100).clock(clock.clone()).build().unwrap();
+        (Near::new(cache, clock.clone()), clock)
+    }
+
+    fn keep(near: &Near<String, u32>, key: &str, value: u32, token: &Token, tag: &str) -> bool {
+        let copy = Copy::new(Some(value), None, [tag.into()].into(), 1, 0, 4, &terms(100), near.now(), token.stamp);
+        near.keep(&key.into(), copy, token, false)
+    }
+
+    fn hit(near: &Near<String, u32>, key: &str) -> Option<u32> {
+        match near.quick(&key.into(), |_| ()) {
+            Quick::Quiet(value, _) => value,
+            Quick::Ask => None,
+        }
+    }
+
+    #[test]
+    fn what_began_before_an_invalidation_is_not_kept() {
+        let (near, _) = near();
+        let key = "user/1".to_string();
+        let invalidations: [&dyn Fn(); 5] = [
+            &|| near.invalidate(&key, false),
+            &|| near.invalidate(&key, true),
+            &|| near.bump(&Group::Tag("t".into()), false),
+            &|| near.bump(&Group::Prefix("user/".into()), true),
+            &|| near.bump(&Group::Prefix("".into()), false),
+        ];
+        for invalidate in invalidations {
+            let token = near.token(&key);
+            invalidate();
+            assert!(!keep(&near, &key, 1, &token, "t"));
+            assert!(keep(&near, &key, 2, &near.token(&key), "t"));
+            assert_eq!(hit(&near, &key), Some(2));
+            let held = near.token(&key);
+            invalidate();
+            assert_eq!(hit(&near, &key), None, "an invalidation ends the quiet time");
+            assert_ne!(near.reached(&key, &held, &["t".into()], held.stamp), Reached::Untouched);
+        }
+    }
+
+    #[test]
+    fn a_soft_invalidation_leaves_a_stale_copy() {
+        let (near, clock) = near();
+        let key = "k".to_string();
+        assert!(keep(&near, &key, 1, &near.token(&key), "t"));
+        clock.advance(std::time::Duration::from_millis(10));
+        near.bump(&Group::Tag("t".into()), true);
+        clock.advance(std::time::Duration::from_millis(10));
+        let (copy, until) = near.look(&key).unwrap();
+        let facts = copy.facts(0, until, near.now());
+        assert_eq!((facts.fresh_ms, facts.stale_ms), (0, 990));
+        // A quiet time for the copy as it was is not set on it as it is.
+        near.hush(&key, &copy, until + 90, near.now() + 50);
+        assert_eq!(hit(&near, &key), None);
+        near.hush(&key, &copy, until, near.now() + 50);
+        assert_eq!(hit(&near, &key), Some(1));
+    }
+
+    #[test]
+    fn another_tag_ends_a_hit_for_no_longer_than_a_look() {
+        let (near, _) = near();
+        let key = "k".to_string();
+        assert!(keep(&near, &key, 1, &near.token(&key), "t"));
+        near.bump(&Group::Tag("other".into()), false);
+        assert_eq!(hit(&near, &key), None);
+        assert!(near.look(&key).is_some());
+        assert_eq!(hit(&near, &key), Some(1));
+    }
+}

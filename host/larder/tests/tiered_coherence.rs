@@ -1,0 +1,469 @@
+//! No stale read after an acknowledged write or invalidation: the real driver and the real component, in three processes
+//! over one shared tier, one bus and one source, each of which is slow, fails before or after it has done what it was
+//! asked, or does it when nobody waits any more. tokio's clock is paused and everything random comes from the seed, so a
+//! seed is a run.
+//!
+//! The source numbers what lands in it. A write is acknowledged with its number, an invalidation with the newest that there
+//! was when it began; a read that begins later must bring that number or a later one.
+//!
+//! `LARDER_SEEDS=100000 cargo test -p larder --test tiered_coherence` runs more; `LARDER_SEED=17` one.
+
+#[path = "tiers/world.rs"]
+mod world;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use larder::tiered::{
+    BoxFuture, Bus, FarCopy, Listener, Loaded, LocalBus, Looked, MemoryTier, News, Put, Scope, Source, SourceError,
+    Tier, TierError, Tiered, Token, Written,
+};
+use larder::{Patterns, Policy};
+use tokio::time::sleep;
+use world::ms;
+
+/// SplitMix64, shared by all that is random in a run.
+#[derive(Debug)]
+struct Random(AtomicU64);
+
+impl Random {
+    fn below(&self, n: u64) -> u64 {
+        let z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, SeqCst);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+
+    async fn while_passes(&self, most: u64) {
+        sleep(ms(self.below(most + 1))).await;
+    }
+}
+
+/// What becomes of a call.
+enum Luck {
+    Fine,
+    /// It is not done.
+    Lost,
+    /// It is done, and nobody hears of it.
+    Unheard,
+    /// It is done much later, and nobody hears of it.
+    Late,
+}
+
+impl Random {
+    fn luck(&self) -> Luck {
+        match self.below(60) {
+            0 => Luck::Lost,
+            1 => Luck::Unheard,
+            2 => Luck::Late,
+            _ => Luck::Fine,
+        }
+    }
+}
+
+/// The shared tier behind a bad network.
+struct Network {
+    tier: Arc<MemoryTier>,
+    random: Arc<Random>,
+    fences: bool,
+}
+
+impl Network {
+    fn call<'a, T: Send + 'a>(
+        &'a self,
+        call: impl FnOnce(Arc<MemoryTier>) -> BoxFuture<'static, Result<T, TierError>> + Send + 'a,
+    ) -> BoxFuture<'a, Result<T, TierError>> {
+        Box::pin(async move {
+            self.random.while_passes(3).await;
+            let cut_off = || TierError::Unavailable("cut off".into());
+            let landing = call(self.tier.clone());
+            match self.random.luck() {
+                Luck::Fine => {
+                    let answer = landing.await;
+                    self.random.while_passes(3).await;
+                    answer
+                }
+                Luck::Lost => Err(cut_off()),
+                Luck::Unheard => {
+                    landing.await.ok();
+                    Err(cut_off())
+                }
+                Luck::Late => Err(TierError::TimedOut),
+            }
+        })
+    }
+
+    /// As `call`, for what changes something: what is late is done.
+    fn change<'a, T: Send + 'static>(
+        &'a self,
+        call: impl Fn(Arc<MemoryTier>) -> BoxFuture<'static, Result<T, TierError>> + Send + 'a,
+    ) -> BoxFuture<'a, Result<T, TierError>> {
+        if self.random.below(40) == 0 {
+            let late = call(self.tier.clone());
+            let after = ms(self.random.below(60));
+            tokio::spawn(async move {
+                sleep(after).await;
+                late.await.ok();
+            });
+            return Box::pin(async { Err(TierError::TimedOut) });
+        }
+        self.call(call)
+    }
+}
+
+impl Tier for Network {
+    fn summary(&self) -> String {
+        "a bad network".into()
+    }
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Looked, TierError>> {
+        let key = key.to_string();
+        self.call(move |tier| Box::pin(async move { tier.get(&key).await }))
+    }
+    fn token<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Token, TierError>> {
+        let key = key.to_string();
+        self.call(move |tier| Box::pin(async move { tier.token(&key).await }))
+    }
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        copy: FarCopy,
+        token: Token,
+        write: bool,
+    ) -> BoxFuture<'a, Result<Put, TierError>> {
+        self.change(move |tier| {
+            let (key, copy, fences) = (key.to_string(), copy.clone(), self.fences);
+            Box::pin(async move {
+                let token = if fences { token } else { tier.token(&key).await? };
+                tier.put(&key, copy, token, write).await
+            })
+        })
+    }
+    fn invalidate<'a>(&'a self, scope: &'a Scope, soft: bool) -> BoxFuture<'a, Result<(), TierError>> {
+        self.change(move |tier| {
+            let scope = scope.clone();
+            Box::pin(async move { tier.invalidate(&scope, soft).await })
+        })
+    }
+    fn leases(&self) -> bool {
+        true
+    }
+    fn lease<'a>(&'a self, key: &'a str, holder: u64, time: Duration) -> BoxFuture<'a, Result<bool, TierError>> {
+        let key = key.to_string();
+        self.call(move |tier| Box::pin(async move { tier.lease(&key, holder, time).await }))
+    }
+    fn release<'a>(&'a self, key: &'a str, holder: u64) -> BoxFuture<'a, Result<(), TierError>> {
+        let key = key.to_string();
+        self.call(move |tier| Box::pin(async move { tier.release(&key, holder).await }))
+    }
+}
+
+/// A bus that is slow, and loses what it then says it has lost.
+struct BadBus {
+    bus: LocalBus,
+    random: Arc<Random>,
+    tells: bool,
+}
+
+impl Bus for BadBus {
+    fn summary(&self) -> String {
+        "a bad bus".into()
+    }
+    fn join(&self, listener: Weak<dyn Listener>) {
+        self.bus.join(listener);
+    }
+    fn announce<'a>(&'a self, from: &'a Arc<dyn Listener>, news: News) -> BoxFuture<'a, Result<(), TierError>> {
+        Box::pin(async move {
+            self.random.while_passes(4).await;
+            if !self.tells {
+                return Ok(());
+            }
+            match self.random.luck() {
+                Luck::Lost | Luck::Late => Err(TierError::TimedOut),
+                Luck::Unheard => self.bus.announce(from, news).await.and(Err(TierError::TimedOut)),
+                Luck::Fine => self.bus.announce(from, news).await,
+            }
+        })
+    }
+}
+
+/// What landed in the source: for each key the newest value, and each value's number.
+#[derive(Default)]
+struct Landed {
+    values: HashMap<u64, u64>,
+    numbers: HashMap<u64, u64>,
+    last: u64,
+}
+
+struct Database {
+    landed: Mutex<Landed>,
+    random: Arc<Random>,
+}
+
+impl Database {
+    fn land(&self, key: u64, value: u64) -> u64 {
+        let mut landed = self.landed.lock().unwrap();
+        landed.last += 1;
+        let number = landed.last;
+        landed.values.insert(key, value);
+        landed.numbers.insert(value, number);
+        number
+    }
+
+    fn number(&self, value: Option<u64>) -> u64 {
+        let landed = self.landed.lock().unwrap();
+        value.map_or(0, |value| landed.numbers.get(&value).copied().unwrap_or(0))
+    }
+}
+
+fn tag(key: u64) -> &'static str {
+    if key.is_multiple_of(2) { "even" } else { "odd" }
+}
+
+impl Source<u64, u64> for Database {
+    fn saves(&self) -> bool {
+        true
+    }
+
+    fn load<'a>(&'a self, key: &'a u64, _: Option<&'a str>) -> BoxFuture<'a, Result<Loaded<u64>, SourceError>> {
+        Box::pin(async move {
+            self.random.while_passes(10).await;
+            let value = self.landed.lock().unwrap().values.get(key).copied();
+            self.random.while_passes(10).await;
+            if self.random.below(20) == 0 {
+                return Err(io::Error::other("down").into());
+            }
+            Ok(Loaded::from(value).tag(tag(*key)))
+        })
+    }
+
+    fn save<'a>(&'a self, key: &'a u64, value: Option<&'a u64>) -> BoxFuture<'a, Result<(), SourceError>> {
+        Box::pin(async move {
+            self.random.while_passes(5).await;
+            match self.random.luck() {
+                Luck::Lost => return Err(io::Error::other("down").into()),
+                Luck::Late => sleep(ms(60)).await,
+                Luck::Fine | Luck::Unheard => {}
+            }
+            self.land(*key, value.copied().unwrap_or(0));
+            self.random.while_passes(5).await;
+            match self.random.luck() {
+                Luck::Unheard => Err(io::Error::other("broken off").into()),
+                _ => Ok(()),
+            }
+        })
+    }
+}
+
+const KEYS: u64 = 3;
+
+#[derive(Debug, Default)]
+struct Tally {
+    reads: u64,
+    failed_reads: u64,
+    acknowledged: u64,
+    unacknowledged: u64,
+    stale: Vec<String>,
+    fenced: u64,
+}
+
+/// What the world does right; all of it, but in the test of the test.
+#[derive(Clone, Copy)]
+struct Duties {
+    fences: bool,
+    tells: bool,
+}
+
+const ALL: Duties = Duties { fences: true, tells: true };
+
+/// One run: what was checked, and what was stale.
+fn run(seed: u64, write: &str, flight: &str, duties: Duties) -> Tally {
+    let operations = 120;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    runtime.block_on(async {
+        let random = Arc::new(Random(AtomicU64::new(seed.wrapping_mul(0xd134_2543_de82_ef95))));
+        let database = Arc::new(Database { landed: Mutex::default(), random: random.clone() });
+        let far = Arc::new(MemoryTier::new(64).unwrap());
+        let bus = Arc::new(BadBus { bus: LocalBus::new(), random: random.clone(), tells: duties.tells });
+        let processes: Vec<Tiered<u64, u64>> = (0..3)
+            .map(|i| {
+                let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes);
+                Tiered::builder()
+                    .keyspace("k")
+                    .max_capacity(32)
+                    .policy(Policy::builtin("fifo").unwrap())
+                    .far(Network { tier: far.clone(), random: random.clone(), fences: duties.fences })
+                    .codec(|value: &u64| value.to_le_bytes().to_vec(), number)
+                    .source(database.clone())
+                    .bus(bus.clone())
+                    .seed(seed + i)
+                    .tier_timeout(ms(30))
+                    .save_timeout(ms(40))
+                    .rule("write", write)
+                    .rule("flight", flight)
+                    .rule("ttl-ms", 60)
+                    .rule("stale-while-revalidate-ms", 40)
+                    .rule("stale-if-error-ms", 100)
+                    .rule("retries", 1)
+                    .rule("backoff-ms", 5)
+                    .rule("throttle-ms", 10)
+                    .build()
+                    .unwrap_or_else(|error| panic!("{error}"))
+            })
+            .collect();
+        let acknowledged: Arc<[AtomicU64; KEYS as usize]> = Arc::default();
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let mut tasks = Vec::new();
+        for i in 0..operations {
+            let process = processes[random.below(3) as usize].clone();
+            let (at, kind, key) = (random.below(400), random.below(20), random.below(KEYS));
+            let (database, acknowledged, tally) = (database.clone(), acknowledged.clone(), tally.clone());
+            tasks.push(tokio::spawn(async move {
+                sleep(ms(at)).await;
+                let value = 1_000 + i;
+                // An application that changes the source by itself, and then says so.
+                let change = |keys: &[u64]| {
+                    keys.iter().map(|&key| (key, database.land(key, value + 10_000 * (key + 1)))).collect::<Vec<_>>()
+                };
+                let even: Vec<u64> = (0..KEYS).filter(|key| key.is_multiple_of(2)).collect();
+                let all: Vec<u64> = (0..KEYS).collect();
+                let (done, numbers) = match kind {
+                    0 | 1 => {
+                        let loaded = Loaded::value(value).tag(tag(key));
+                        let done = process.insert(key, Written::with(loaded)).await;
+                        (done, vec![(key, database.number(Some(value)))])
+                    }
+                    2 => {
+                        let numbers = change(&[key]);
+                        (process.invalidate(&key).await, numbers)
+                    }
+                    3 => {
+                        let numbers = change(&even);
+                        (process.invalidate_tag("even").await, numbers)
+                    }
+                    4 if i % 2 == 0 => {
+                        let numbers = change(&all);
+                        (process.invalidate_all().await, numbers)
+                    }
+                    4 => {
+                        let numbers = change(&all);
+                        (process.invalidate_many(all).await, numbers)
+                    }
+                    5 => {
+                        let numbers = change(&[key]);
+                        (process.invalidate_prefix(&key.to_string()).await, numbers)
+                    }
+                    6 => {
+                        // Soft: nothing is promised, and nothing may be lost by it.
+                        process.expire(&key).await.ok();
+                        return;
+                    }
+                    _ => {
+                        let at_least = acknowledged[key as usize].load(SeqCst);
+                        let read = process.get(&key).await;
+                        let mut tally = tally.lock().unwrap();
+                        match read {
+                            Ok(value) => {
+                                tally.reads += 1;
+                                let number = database.number(value);
+                                if number < at_least {
+                                    tally.stale.push(format!("key {key}: {number} after {at_least}"));
+                                }
+                            }
+                            Err(_) => tally.failed_reads += 1,
+                        }
+                        return;
+                    }
+                };
+                let mut tally = tally.lock().unwrap();
+                if done.is_ok() {
+                    tally.acknowledged += 1;
+                    for (key, number) in numbers {
+                        acknowledged[key as usize].fetch_max(number, SeqCst);
+                    }
+                } else {
+                    tally.unacknowledged += 1;
+                }
+            }));
+        }
+        // None hangs: all are done long before this.
+        let all = async {
+            for task in tasks {
+                task.await.unwrap();
+            }
+        };
+        tokio::time::timeout(ms(600_000), all).await.unwrap_or_else(|_| panic!("seed {seed}: an operation hangs"));
+        sleep(ms(60_000)).await;
+        let mut tally = std::mem::take(&mut *tally.lock().unwrap());
+        for process in &processes {
+            let stats = process.stats();
+            assert_eq!((stats.owed, stats.loading), (0, 0), "seed {seed}: all is caught up on, all flights have ended");
+            assert_eq!((stats.wrong_answers, stats.fallbacks), (0, 0), "seed {seed}");
+            tally.fenced += stats.fenced;
+        }
+        tally
+    })
+}
+
+fn number_of(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
+}
+
+fn check(write: &str, flight: &str) {
+    // Compiled once, not for each seed.
+    let _modules = (Patterns::builtin().load().unwrap(), Policy::builtin("fifo").unwrap().load().unwrap());
+    let seeds = match number_of("LARDER_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number_of("LARDER_SEEDS").unwrap_or(500),
+    };
+    let mut all = Tally::default();
+    let count = seeds.end - seeds.start;
+    for seed in seeds {
+        let tally = run(seed, write, flight, ALL);
+        assert!(
+            tally.stale.is_empty(),
+            "{write}, {flight}: {:?}; again with LARDER_SEED={seed} cargo test -p larder --test tiered_coherence",
+            tally.stale
+        );
+        all.reads += tally.reads;
+        all.failed_reads += tally.failed_reads;
+        all.acknowledged += tally.acknowledged;
+        all.unacknowledged += tally.unacknowledged;
+        all.fenced += tally.fenced;
+    }
+    println!("{write}, {flight}: {all:?}");
+    assert!(all.reads > 40 * count && all.acknowledged > 5 * count, "too little was checked: {all:?}");
+    assert!(count == 1 || all.fenced > 0, "nothing was ever in the way: the runs are too tame");
+}
+
+#[test]
+fn write_and_invalidate() {
+    check("write-invalidate", "process");
+}
+
+#[test]
+fn write_through() {
+    check("write-through", "process");
+}
+
+#[test]
+fn write_and_invalidate_with_one_load_in_the_fleet() {
+    check("write-invalidate", "fleet");
+}
+
+#[test]
+fn write_and_invalidate_with_each_its_own_load() {
+    check("write-invalidate", "none");
+}
+
+/// Takes one thing away each, and stale reads appear.
+#[test]
+fn the_runs_find_what_is_broken() {
+    let _modules = (Patterns::builtin().load().unwrap(), Policy::builtin("fifo").unwrap().load().unwrap());
+    let finds = |duties| (0..200).any(|seed| !run(seed, "write-through", "process", duties).stale.is_empty());
+    assert!(finds(Duties { fences: false, ..ALL }), "a tier that does not fence");
+    assert!(finds(Duties { tells: false, ..ALL }), "a bus that says that all have heard when none has");
+}
