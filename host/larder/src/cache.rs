@@ -11,10 +11,10 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::builder::Builder;
-use crate::clock::Stopwatch;
 use crate::eviction::{NEVER, Slot};
 use crate::flights::{Board, Boarding, Ended, Outcome, Ticket};
 use crate::shard::{Due, Removed, Shard, Terms};
+use crate::stopwatch::Stopwatch;
 use crate::table;
 use crate::{Clock, Expiry, RemovalCause};
 

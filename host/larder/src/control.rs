@@ -12,9 +12,9 @@ use serde::Serialize;
 
 use crate::Cache;
 use crate::cache::Inner;
-use crate::clock::Stopwatch;
 use crate::eviction::{Batch, Eviction, Fault, Limits, Slot};
 use crate::policy::{Module, Policy, PolicyError};
+use crate::stopwatch::Stopwatch;
 
 /// How a swap went.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -31,6 +31,7 @@ mod policy;
 mod segment;
 mod shard;
 mod stats;
+mod stopwatch;
 mod sync;
 mod table;
 pub mod tiered;

@@ -23,8 +23,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::RemovalCause;
-use crate::clock::Stopwatch;
 use crate::eviction::{Batch, Entries, Eviction, Fault, NEVER, Ranking, Slot};
+use crate::stopwatch::Stopwatch;
 use crate::sync::{Mutex, MutexGuard, Ordering};
 use crate::table::{Hash, Occupied, Table};
 use crate::timers::Timers;

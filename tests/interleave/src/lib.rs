@@ -10,8 +10,6 @@
 //! Shuttle prints the schedule of a failure; `shuttle::replay` runs it again.
 #![allow(dead_code, unreachable_pub, rustdoc::broken_intra_doc_links)]
 
-#[path = "../../../host/larder/src/clock.rs"]
-mod clock;
 #[path = "../../../host/larder/src/eviction.rs"]
 pub mod eviction;
 #[cfg(not(shuttle))]
@@ -21,6 +19,8 @@ mod flights;
 mod segment;
 #[path = "../../../host/larder/src/shard.rs"]
 mod shard;
+#[path = "../../../host/larder/src/stopwatch.rs"]
+mod stopwatch;
 #[path = "../../../host/larder/src/sync.rs"]
 mod sync;
 #[path = "../../../host/larder/src/table.rs"]
