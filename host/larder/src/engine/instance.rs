@@ -25,7 +25,7 @@ const ANSWER_PER_ENTRY: usize = 16;
 /// What a policy may have learned of each entry, in bytes, on top of [`ANSWER`]: the contract says so.
 const LEARNED_PER_ENTRY: usize = 64;
 /// How many handles a guest may hold at once: it needs one for the policy, and a few for WASI's streams.
-pub(super) const HANDLES: usize = 1_000;
+const HANDLES: usize = 1_000;
 
 /// A started module.
 pub(super) struct Running {
@@ -34,18 +34,23 @@ pub(super) struct Running {
     bounds: Bounds,
 }
 
+/// A store that holds its guest: to its limits of memory and handles, and to the deadline of each call.
+pub(super) fn contained(engine: &wasmtime::Engine, state: State) -> Store<State> {
+    let mut store = Store::new(engine, state);
+    store.limiter(|state| state);
+    store.set_max_component_handles(HANDLES);
+    let ticking = engine.clone();
+    store.epoch_deadline_callback(move |mut store| {
+        let may_go_on = store.data_mut().tick(&ticking);
+        Ok(if may_go_on { wasmtime::UpdateDeadline::Continue(1) } else { wasmtime::UpdateDeadline::Interrupt })
+    });
+    store
+}
+
 impl Running {
     /// Starts a module: for a policy within `limits`, or only to ask for its card.
     pub(super) fn start(compiled: &Compiled, bounds: Bounds, limits: Option<&Limits>) -> Result<Self, Fault> {
-        let engine = compiled.pre.engine();
-        let mut store = Store::new(engine, State::new(bounds, compiled.declared, limits));
-        store.limiter(|state| state);
-        store.set_max_component_handles(HANDLES);
-        let ticking = engine.clone();
-        store.epoch_deadline_callback(move |mut store| {
-            let may_go_on = store.data_mut().tick(&ticking);
-            Ok(if may_go_on { wasmtime::UpdateDeadline::Continue(1) } else { wasmtime::UpdateDeadline::Interrupt })
-        });
+        let mut store = contained(compiled.pre.engine(), State::new(bounds, compiled.declared, limits));
         let deadline = bounds.start_deadline(0);
         begin(&mut store, deadline, ANSWER);
         match compiled.pre.instantiate(&mut store) {

@@ -24,7 +24,7 @@ use wasmtime::{Store, component::ResourceAny};
 use super::{
     Bounds, generated,
     generated_patterns::{PatternsModule, PatternsModulePre, exports::larder::policy::types},
-    instance::{ANSWER, HANDLES, begin, fault},
+    instance::{ANSWER, begin, contained, fault},
     limits::State,
     module,
 };
@@ -68,15 +68,7 @@ impl CompiledPatterns {
 
     /// A store with an instance in it.
     fn start(&self, bounds: Bounds) -> Result<(Store<State>, wasmtime::component::Instance), Fault> {
-        let engine = self.pre.engine();
-        let mut store = Store::new(engine, State::new(bounds, self.declared, None));
-        store.limiter(|state| state);
-        store.set_max_component_handles(HANDLES);
-        let ticking = engine.clone();
-        store.epoch_deadline_callback(move |mut store| {
-            let may_go_on = store.data_mut().tick(&ticking);
-            Ok(if may_go_on { wasmtime::UpdateDeadline::Continue(1) } else { wasmtime::UpdateDeadline::Interrupt })
-        });
+        let mut store = contained(self.pre.engine(), State::new(bounds, self.declared, None));
         let deadline = bounds.start_deadline(0);
         begin(&mut store, deadline, ANSWER);
         match self.pre.instance_pre().instantiate(&mut store) {
