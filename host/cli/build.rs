@@ -14,6 +14,7 @@ fn main() -> io::Result<()> {
         println!("cargo::rerun-if-changed={}", from.display());
         collect(&from, to, &mut files)?;
     }
+    files.push(("build.rs".into(), sdk.join("build.rs")));
     for license in ["LICENSE-MIT", "LICENSE-APACHE"] {
         files.push((license.into(), root.join(license)));
     }
