@@ -38,7 +38,14 @@ fn it_writes_a_crate_and_says_what_is_next() {
     let output = larder(&["policy", "new", "my-policy"], &directory);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("cargo build --release --target wasm32-wasip2"));
-    for file in ["Cargo.toml", "src/lib.rs", "README.md", "larder-guest/Cargo.toml", "larder-guest/build.rs", "larder-guest/wit/eviction.wit"] {
+    for file in [
+        "Cargo.toml",
+        "src/lib.rs",
+        "README.md",
+        "larder-guest/Cargo.toml",
+        "larder-guest/build.rs",
+        "larder-guest/wit/eviction.wit",
+    ] {
         let written = fs::read_to_string(directory.join("my-policy").join(file)).expect(file);
         let left = ["@NAME@", "@FILE@", "@SDK@", "@REPOSITORY@"].into_iter().find(|mark| written.contains(mark));
         assert_eq!(left, None, "{file}");

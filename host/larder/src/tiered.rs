@@ -51,7 +51,7 @@ pub use builder::{RuleError, TieredBuildError, TieredBuilder};
 pub use bus::{Bus, Listener, LocalBus, News};
 pub use far::{BoxFuture, FarCopy, Group, Looked, MemoryTier, Put, Scope, Tier, TierError, Token};
 pub use near::Key;
-pub use source::{FromFn, Loaded, Source, SourceError};
+pub use source::{FromFn, Loaded, Save, Source, SourceError, WriteId};
 pub use stats::TieredStats;
 
 use board::Lead;

@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use larder::tiered::{
-    BoxFuture, Bus, FarCopy, Listener, Loaded, LocalBus, Looked, MemoryTier, News, Put, Scope, Source, SourceError,
-    Tier, TierError, Tiered, Token, Written,
+    BoxFuture, Bus, FarCopy, Listener, Loaded, LocalBus, Looked, MemoryTier, News, Put, Save, Scope, Source,
+    SourceError, Tier, TierError, Tiered, Token, Written,
 };
 use larder::{Patterns, Policy};
 use tokio::time::sleep;
@@ -239,7 +239,7 @@ impl Source<u64, u64> for Database {
         })
     }
 
-    fn save<'a>(&'a self, key: &'a u64, value: Option<&'a u64>) -> BoxFuture<'a, Result<(), SourceError>> {
+    fn save<'a>(&'a self, save: Save<'a, u64, u64>) -> BoxFuture<'a, Result<(), SourceError>> {
         Box::pin(async move {
             self.random.while_passes(5).await;
             match self.random.luck() {
@@ -247,7 +247,7 @@ impl Source<u64, u64> for Database {
                 Luck::Late => sleep(ms(60)).await,
                 Luck::Fine | Luck::Unheard => {}
             }
-            self.land(*key, value.copied().unwrap_or(0));
+            self.land(*save.key, save.value.copied().unwrap_or(0));
             self.random.while_passes(5).await;
             match self.random.luck() {
                 Luck::Unheard => Err(io::Error::other("broken off").into()),

@@ -251,7 +251,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         }
         let near = Near::new(near.build().map_err(|error| TieredBuildError::Near(Box::new(error)))?, clock);
         let chance = || RandomState::new().hash_one(&self.name);
-        let (seed, holders) = (self.seed.unwrap_or_else(chance), chance());
+        let (seed, holders, process) = (self.seed.unwrap_or_else(chance), chance(), chance());
         let inner = Arc::new_cyclic(|me: &Weak<Inner<K, V>>| Inner {
             name: self.name.into(),
             near,
@@ -268,6 +268,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
             steps: tally,
             random: AtomicU64::new(seed),
             holders: AtomicU64::new(holders),
+            process,
             news_owed: Mutex::default(),
             catching_up: AtomicBool::new(false),
             me: me.clone(),

@@ -18,7 +18,7 @@ use super::gather::Member;
 use super::groups::{Group, Reached};
 use super::host::Inner;
 use super::near::{Copy, Key, Token};
-use super::source::{Answer as SourceAnswer, Loaded, SourceError};
+use super::source::{Answer as SourceAnswer, Loaded, Save, SourceError};
 use super::{How, Served, Ticket, TieredError};
 use crate::engine::steps::{
     Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Mark,
@@ -498,6 +498,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         }
         let looked = far.call(self.inner.limits.tier, far.tier.get(&name)).await.map_err(drop)?;
         self.far_tokens[usize::from(tier) - 1] = Some(looked.token);
+        if looked.damaged {
+            self.inner.tally.damaged.fetch_add(1, Relaxed);
+            tracing::warn!(tier = far.tier.summary(), key = name, "what lies in a far tier cannot be read");
+        }
         let Some(found) = looked.copy else { return Ok(None) };
         self.inner.tally.far_hits.fetch_add(1, Relaxed);
         Ok(self.inner.copy_of_far(found, stamp).map(|copy| {
@@ -806,8 +810,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         }
         let brought = self.brought.clone();
         let saved = key.clone();
+        let id = self.inner.write_id();
         let mut task = tokio::spawn(async move {
-            source.save(&saved, brought.as_ref().and_then(|brought| brought.value.as_ref())).await
+            let value = brought.as_ref().and_then(|brought| brought.value.as_ref());
+            source.save(Save { key: &saved, value, id }).await
         });
         let hard_ms = if saving.hard_ms == 0 { NEVER } else { saving.hard_ms };
         let limit = self.inner.limits.save.min(Duration::from_millis(hard_ms));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::driver::{About, Op, Reply};
 use super::near::Key;
+use super::source::Save;
 use super::{Failure, How, Served, TieredError};
 use crate::engine::steps::{Event, Kind, Loading, Traits};
 
@@ -112,10 +113,10 @@ async fn write<K: Key, V: Clone + Send + Sync + 'static>(op: &mut Op<K, V>) {
     if let (Some(source), About::Key(key), false, None) = (source, op.about.clone(), op.saved, &error) {
         let brought = op.brought.clone();
         let saved = key.clone();
-        let value_of = move || brought.as_ref().and_then(|brought| brought.value.clone());
+        let id = op.inner.write_id();
         let saving = tokio::spawn(async move {
-            let value = value_of();
-            source.save(&saved, value.as_ref()).await
+            let value = brought.as_ref().and_then(|brought| brought.value.as_ref());
+            source.save(Save { key: &saved, value, id }).await
         });
         error = match tokio::time::timeout(op.inner.limits.save, saving).await {
             Ok(Ok(Ok(()))) => None,

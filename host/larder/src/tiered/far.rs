@@ -80,6 +80,8 @@ pub struct Looked {
     pub token: Token,
     /// The copy, if there is one that may still be served in some way and that no hard invalidation has reached.
     pub copy: Option<FarCopy>,
+    /// There was something that could not be read: damaged, or written by a later version. It counts as absent.
+    pub damaged: bool,
 }
 
 /// What became of a copy that was to be kept.
@@ -111,6 +113,18 @@ pub trait Tier: Send + Sync + 'static {
 
     /// The copy and the token of a key, both as of the same moment.
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Looked, TierError>>;
+
+    /// The same of many keys, in their order, in one round trip where the store can do that. Each answer is as of one moment;
+    /// they need not be of the same.
+    fn get_many<'a>(&'a self, keys: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
+        Box::pin(async move {
+            let mut looked = Vec::with_capacity(keys.len());
+            for key in keys {
+                looked.push(self.get(key).await?);
+            }
+            Ok(looked)
+        })
+    }
 
     /// The token alone.
     fn token<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Token, TierError>>;
@@ -153,6 +167,10 @@ impl<T: Tier + ?Sized> Tier for Arc<T> {
 
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Looked, TierError>> {
         (**self).get(key)
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
+        (**self).get_many(keys)
     }
 
     fn token<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Token, TierError>> {
@@ -335,7 +353,7 @@ impl Tier for MemoryTier {
         Box::pin(async move {
             let state = self.state.lock();
             let token = Token { fence: state.fences[self.at(key)], stamp: state.groups.stamp() };
-            Ok(Looked { token, copy: self.look(&state, key) })
+            Ok(Looked { token, copy: self.look(&state, key), damaged: false })
         })
     }
 

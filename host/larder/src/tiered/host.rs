@@ -18,6 +18,7 @@ use super::source::Answer;
 use super::stats::Counters;
 use super::{
     BoxFuture, Bus, Failure, FarCopy, Group, Key, Listener, Loaded, News, Scope, Source, Tier, TierError, TieredError,
+    WriteId,
 };
 use crate::Value;
 use crate::engine::steps::{self, Kind, Outcome, Rulebook, Terms, Traits};
@@ -138,6 +139,8 @@ pub(crate) struct Inner<K: Key, V> {
     pub(super) random: AtomicU64,
     /// The next holder of a lease: unlike those of any other process, whatever the seed.
     pub(super) holders: AtomicU64,
+    /// Tells this process from others.
+    pub(super) process: u64,
     pub(super) news_owed: Mutex<Vec<News>>,
     pub(super) catching_up: AtomicBool,
     pub(super) me: Weak<Inner<K, V>>,
@@ -160,6 +163,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    /// A name for a write, unlike that of any other, in whatever process.
+    pub(super) fn write_id(&self) -> WriteId {
+        WriteId(u128::from(self.process) << 64 | u128::from(self.holders.fetch_add(1, Relaxed)))
     }
 
     /// What a key is called in far tiers.

@@ -130,6 +130,44 @@ impl fmt::Debug for SourceError {
     }
 }
 
+/// Names one write, whatever happens to it: a write that is tried again, by this process or by the one that recovers its
+/// journal, has the same. A source that remembers the names of what it has done does nothing twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WriteId(pub u128);
+
+impl fmt::Display for WriteId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// What a source is to save.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Save<'a, K, V> {
+    /// Of which key.
+    pub key: &'a K,
+    /// The value; `None`: the key is to be removed.
+    pub value: Option<&'a V>,
+    /// Which write this is: the idempotency key.
+    pub id: WriteId,
+}
+
+impl<'a, K, V> Save<'a, K, V> {
+    /// For a test of a source.
+    pub fn new(key: &'a K, value: Option<&'a V>, id: WriteId) -> Self {
+        Save { key, value, id }
+    }
+}
+
+impl<K, V> Clone for Save<'_, K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K, V> Copy for Save<'_, K, V> {}
+
 /// Where values come from, and go to.
 pub trait Source<K, V>: Send + Sync + 'static {
     /// Whether it can be loaded from.
@@ -160,11 +198,31 @@ pub trait Source<K, V>: Send + Sync + 'static {
         Box::pin(async { Err(SourceError::rejected("this source loads one key at a time")) })
     }
 
-    /// Saves a value; `None`: removes the key. It is not stopped if it takes too long, for nobody would know what it has
-    /// done.
-    fn save<'a>(&'a self, key: &'a K, value: Option<&'a V>) -> BoxFuture<'a, Result<(), SourceError>> {
-        let _ = (key, value);
+    /// Saves a value, or removes the key. It is not stopped if it takes too long, for nobody would know what it has done.
+    fn save<'a>(&'a self, save: Save<'a, K, V>) -> BoxFuture<'a, Result<(), SourceError>> {
+        let _ = save;
         Box::pin(async { Err(SourceError::rejected("this source cannot be saved to")) })
+    }
+
+    /// Whether [`Self::save_many`] is better than as many saves.
+    fn saves_many(&self) -> bool {
+        false
+    }
+
+    /// Carries many writes out, each of another key; what came of each, in their order. Where it is all or nothing, all
+    /// have the same error.
+    fn save_many<'a>(&'a self, saves: &'a [Save<'a, K, V>]) -> BoxFuture<'a, Vec<Result<(), SourceError>>>
+    where
+        K: Sync,
+        V: Sync,
+    {
+        Box::pin(async move {
+            let mut results = Vec::with_capacity(saves.len());
+            for save in saves {
+                results.push(self.save(*save).await);
+            }
+            results
+        })
     }
 }
 
@@ -189,13 +247,25 @@ impl<K, V, S: Source<K, V> + ?Sized> Source<K, V> for Arc<S> {
         (**self).load_many(keys)
     }
 
-    fn save<'a>(&'a self, key: &'a K, value: Option<&'a V>) -> BoxFuture<'a, Result<(), SourceError>> {
-        (**self).save(key, value)
+    fn save<'a>(&'a self, save: Save<'a, K, V>) -> BoxFuture<'a, Result<(), SourceError>> {
+        (**self).save(save)
+    }
+
+    fn saves_many(&self) -> bool {
+        (**self).saves_many()
+    }
+
+    fn save_many<'a>(&'a self, saves: &'a [Save<'a, K, V>]) -> BoxFuture<'a, Vec<Result<(), SourceError>>>
+    where
+        K: Sync,
+        V: Sync,
+    {
+        (**self).save_many(saves)
     }
 }
 
 type LoadFn<K, V> = dyn Fn(K) -> BoxFuture<'static, Result<Loaded<V>, SourceError>> + Send + Sync;
-type SaveFn<K, V> = dyn Fn(K, Option<V>) -> BoxFuture<'static, Result<(), SourceError>> + Send + Sync;
+type SaveFn<K, V> = dyn Fn(K, Option<V>, WriteId) -> BoxFuture<'static, Result<(), SourceError>> + Send + Sync;
 
 /// A source made of closures.
 ///
@@ -235,15 +305,26 @@ impl<K: Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> FromFn<
         FromFn { load: Some(load), save: None, kinds: PhantomData }
     }
 
-    /// Saves by a closure, too; it gets `None` for a removal.
+    /// Saves by a closure, too; it gets `None` for a removal. Where it matters that no write is carried out twice, see
+    /// [`Self::saving_once`].
     #[must_use]
-    pub fn saving<F, E>(mut self, save: impl Fn(K, Option<V>) -> F + Send + Sync + 'static) -> Self
+    pub fn saving<F, E>(self, save: impl Fn(K, Option<V>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<SourceError>,
     {
-        self.save = Some(Box::new(move |key, value| {
-            let saving = save(key, value);
+        self.saving_once(move |key, value, _| save(key, value))
+    }
+
+    /// As [`Self::saving`], with the name of the write.
+    #[must_use]
+    pub fn saving_once<F, E>(mut self, save: impl Fn(K, Option<V>, WriteId) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<SourceError>,
+    {
+        self.save = Some(Box::new(move |key, value, id| {
+            let saving = save(key, value, id);
             Box::pin(async move { saving.await.map_err(Into::into) })
         }));
         self
@@ -266,9 +347,9 @@ impl<K: Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> Source<
         }
     }
 
-    fn save<'a>(&'a self, key: &'a K, value: Option<&'a V>) -> BoxFuture<'a, Result<(), SourceError>> {
+    fn save<'a>(&'a self, save: Save<'a, K, V>) -> BoxFuture<'a, Result<(), SourceError>> {
         match &self.save {
-            Some(save) => save(key.clone(), value.cloned()),
+            Some(saving) => saving(save.key.clone(), save.value.cloned(), save.id),
             None => Box::pin(async { Err(SourceError::rejected("this source cannot be saved to")) }),
         }
     }

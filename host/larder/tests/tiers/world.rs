@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use larder::tiered::{
-    BoxFuture, FarCopy, Loaded, LocalBus, Looked, MemoryTier, Put, Scope, Source, SourceError, Tier, TierError, Tiered,
-    TieredBuilder, Token,
+    BoxFuture, FarCopy, Loaded, LocalBus, Looked, MemoryTier, Put, Save, Scope, Source, SourceError, Tier, TierError,
+    Tiered, TieredBuilder, Token,
 };
 use tokio::time::sleep;
 
@@ -90,11 +90,11 @@ impl Source<u64, u64> for Database {
         })
     }
 
-    fn save<'a>(&'a self, key: &'a u64, value: Option<&'a u64>) -> BoxFuture<'a, Result<(), SourceError>> {
+    fn save<'a>(&'a self, save: Save<'a, u64, u64>) -> BoxFuture<'a, Result<(), SourceError>> {
         Box::pin(async move {
             self.saves.fetch_add(1, SeqCst);
             self.takes().await?;
-            self.write(*key, value.copied().unwrap_or(0));
+            self.write(*save.key, save.value.copied().unwrap_or(0));
             Ok(())
         })
     }
