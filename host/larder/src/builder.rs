@@ -1,8 +1,8 @@
 //! Setting a cache up.
 
 use std::hash::{BuildHasher, Hash};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::cache::{Inner, Listener, LoadTally, Weigher};
@@ -11,6 +11,7 @@ use crate::eviction::Limits;
 use crate::flights::Board;
 use crate::policy::{Policy, PolicyError};
 use crate::shard::{Shape, Shard};
+use crate::tiered::{Key, TieredBuilder};
 use crate::{Cache, Clock, RemovalCause, control};
 
 /// When an entry expires, decided for each.
@@ -217,6 +218,81 @@ impl<K, V, S> Builder<K, V, S> {
     }
 }
 
+impl<K: Key, V: Clone + Send + Sync + 'static> Builder<K, V> {
+    /// The cache grows: what is set up so far becomes tier 0 of a keyspace of this name, which may have far tiers, a
+    /// source, a bus and a journal, and whose patterns a module decides. See [`tiered`](crate::tiered).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder::Cache;
+    /// use larder::tiered::{FromFn, MemoryTier};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let names = Cache::<u64, String>::builder()
+    ///     .max_capacity(1_000)
+    ///     .time_to_live(Duration::from_secs(60))
+    ///     .keyspace("names")
+    ///     .source(FromFn::new(|id: u64| async move { Ok::<_, std::io::Error>(Some(format!("name {id}"))) }))
+    ///     .build()?;
+    /// assert_eq!(names.get(&7).await?.as_deref(), Some("name 7"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// [`time_to_live`](Self::time_to_live) becomes the parameter `ttl-ms` of the rule. Freshness is the rule's:
+    /// [`time_to_idle`](Self::time_to_idle) and [`expire_after`](Self::expire_after) are refused by
+    /// [`TieredBuilder::build`]; the clock is tokio's.
+    pub fn keyspace(self, name: impl Into<String>) -> TieredBuilder<K, V> {
+        TieredBuilder::of(name.into(), self)
+    }
+
+    /// What a keyspace takes over, where tier 0 keeps `T` for a value: how a `T` is weighed, and which value, if any, a
+    /// listener is told of.
+    pub(crate) fn near<T>(
+        self,
+        weigher: Option<Weigher<K, T>>,
+        value: impl Fn(T) -> Option<V> + Send + Sync + 'static,
+        clock: Clock,
+    ) -> Result<Builder<K, T>, &'static str> {
+        if self.time_to_idle.is_some() {
+            return Err("time_to_idle");
+        }
+        if self.expiry.is_some() {
+            return Err("expire_after");
+        }
+        let listener = self.listener.map(|listener| -> Listener<K, T> {
+            Arc::new(move |key, kept, cause| {
+                if let Some(value) = value(kept) {
+                    listener(key, value, cause);
+                }
+            })
+        });
+        Ok(Builder {
+            hasher: self.hasher,
+            name: self.name,
+            max_capacity: self.max_capacity,
+            expected_entries: self.expected_entries,
+            weigher,
+            time_to_live: None,
+            time_to_idle: None,
+            expiry: None,
+            listener,
+            policy: self.policy,
+            shards: self.shards,
+            batch: self.batch,
+            seed: self.seed,
+            clock,
+        })
+    }
+
+    pub(crate) fn take_weigher(&mut self) -> Option<Weigher<K, V>> {
+        self.weigher.take()
+    }
+
+    pub(crate) fn live_for(&self) -> Option<Duration> {
+        self.time_to_live
+    }
+}
+
 impl<K, V, S> Builder<K, V, S>
 where
     K: Hash + Eq + Send + Sync + 'static,
@@ -280,7 +356,7 @@ where
                 control: Control::new(module),
             }),
         };
-        control::watch(&cache.inner);
+        control::watch(Arc::downgrade(&cache.inner) as Weak<_>);
         Ok(cache)
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -535,7 +535,7 @@ impl<K, V, S> Inner<K, V, S> {
 }
 
 /// What the one thread does for each cache.
-trait Chores: Send + Sync {
+pub(crate) trait Chores: Send + Sync {
     fn chores(&self);
 }
 
@@ -571,12 +571,7 @@ where
 const EVERY: Duration = Duration::from_millis(250);
 
 /// Has the cache looked after for as long as it lives. One thread serves all caches of the process.
-pub(crate) fn watch<K, V, S>(inner: &Arc<Inner<K, V, S>>)
-where
-    K: Send + Sync + 'static,
-    V: Send + Sync + 'static,
-    S: Send + Sync + 'static,
-{
+pub(crate) fn watch(cache: Weak<dyn Chores>) {
     static WATCHED: OnceLock<Mutex<Vec<Weak<dyn Chores>>>> = OnceLock::new();
     let watched = WATCHED.get_or_init(|| {
         let spawned = std::thread::Builder::new().name("larder-chores".into()).spawn(|| {
@@ -605,6 +600,5 @@ where
         }
         Mutex::default()
     });
-    let weak: Weak<dyn Chores> = Arc::downgrade(inner) as Weak<dyn Chores>;
-    watched.lock().push(weak);
+    watched.lock().push(cache);
 }

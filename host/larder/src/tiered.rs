@@ -32,6 +32,7 @@ mod bus;
 mod driver;
 mod fallback;
 mod far;
+mod gate;
 mod gather;
 mod groups;
 mod host;
@@ -50,6 +51,7 @@ use serde::Serialize;
 pub use builder::{RuleError, TieredBuildError, TieredBuilder};
 pub use bus::{Bus, Listener, LocalBus, News};
 pub use far::{BoxFuture, FarCopy, Group, Looked, MemoryTier, Put, Scope, Tier, TierError, Token};
+pub use gate::{GateLimits, GateStats};
 pub use near::Key;
 pub use source::{FromFn, Loaded, Save, Source, SourceError, WriteId};
 pub use stats::TieredStats;
@@ -61,7 +63,7 @@ use near::Quick;
 
 use crate::engine::steps::{self, Kind, Rulebook, Traits};
 use crate::patterns::PatternsModule;
-use crate::{Stats, SwapError, SwapReport, Value};
+use crate::{Cache, Stats, SwapError, SwapReport, Value};
 
 /// How something failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -231,9 +233,9 @@ impl<K: Key, V> fmt::Debug for Tiered<K, V> {
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
-    /// Sets one up.
+    /// Sets one up; the same as [`Builder::keyspace`](crate::Builder::keyspace) of a new builder.
     pub fn builder() -> TieredBuilder<K, V> {
-        TieredBuilder::new()
+        Cache::builder().keyspace("default")
     }
 
     /// The keyspace's name.

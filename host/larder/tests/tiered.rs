@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder::tiered::{
-    BoxFuture, Failure, FromFn, How, Loaded, LocalBus, Lookup, MemoryTier, SourceError, Tier, Tiered, TieredBuilder,
-    TieredError,
+    BoxFuture, Failure, FromFn, GateLimits, How, Loaded, LocalBus, Lookup, MemoryTier, SourceError, Tier, Tiered,
+    TieredBuildError, TieredBuilder, TieredError,
 };
+use larder::{Cache, Policy};
 use tokio::time::{advance, sleep};
 use world::{Database, FlakyTier, Process, ms};
 
@@ -558,4 +559,76 @@ async fn what_contradicts_itself_is_refused_with_the_remedy() {
     assert_eq!(cache.get_cached(&7).await.unwrap(), Some(1));
     cache.swap_patterns(larder::Patterns::builtin().load().unwrap()).unwrap();
     assert_eq!(cache.get(&8).await.unwrap(), Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_down_is_left_alone_and_comes_back_by_itself() {
+    let database = Database::new(ms(1));
+    let limits = GateLimits { failures: 3, rest: ms(1_000), ..GateLimits::default() };
+    let cache = over(&database).source_limits(limits).build().unwrap();
+    database.fail(true);
+    for key in 0..10 {
+        let failure = cache.get(&key).await.unwrap_err().failure();
+        assert_eq!(failure, if key < 3 { Failure::Unavailable } else { Failure::Overloaded });
+    }
+    assert_eq!(database.loads(), 3, "what comes after is not tried");
+    let source = cache.stats().gates.pop().unwrap();
+    assert_eq!((source.before.as_str(), source.open, source.broken), ("source", true, 7));
+    database.fail(false);
+    assert!(cache.get(&1).await.is_err(), "it rests");
+    advance(ms(1_001)).await;
+    assert_eq!(cache.get(&1).await.unwrap(), Some(1));
+    assert_eq!(cache.get(&2).await.unwrap(), Some(1));
+    assert!(!cache.stats().gates[0].open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_source_takes_no_more_calls_at_once_than_it_may() {
+    let database = Database::new(ms(100));
+    let limits = GateLimits { concurrency: 10, queue: 30, ..GateLimits::default() };
+    let cache = over(&database).source_limits(limits).build().unwrap();
+    let reads: Vec<_> = (0..100)
+        .map(|key| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.get(&key).await })
+        })
+        .collect();
+    sleep(ms(50)).await;
+    assert_eq!((database.loads(), cache.stats().gates[0].running), (10, 10));
+    let mut turned_away = 0;
+    for read in reads {
+        if let Err(error) = read.await.unwrap() {
+            assert_eq!(error.failure(), Failure::Overloaded);
+            turned_away += 1;
+        }
+    }
+    assert_eq!((database.loads(), turned_away), (40, 60), "ten at once, thirty wait, the rest is told so");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cache_grows_to_a_keyspace() {
+    let (gone, database) = (Arc::new(std::sync::Mutex::new(Vec::new())), Database::new(ms(1)));
+    let listening = gone.clone();
+    let cache = Cache::<u64, u64>::builder()
+        .max_capacity(100)
+        .weigher(|_, value| u32::try_from(*value).unwrap())
+        .policy(Policy::builtin("fifo").unwrap())
+        .time_to_live(ms(1_000))
+        .eviction_listener(move |key, value, cause| listening.lock().unwrap().push((key, value, cause)))
+        .keyspace("grown")
+        .source(database.clone())
+        .build()
+        .unwrap();
+    for key in 0..3 {
+        database.write(key, 40);
+        assert_eq!(cache.get(&key).await.unwrap(), Some(40));
+    }
+    assert_eq!(*gone.lock().unwrap(), [(0, 40, larder::RemovalCause::Size)], "two of weight 40 fit into 100");
+    assert_eq!((database.loads(), cache.get(&2).await.unwrap()), (3, Some(40)));
+    advance(ms(1_001)).await;
+    cache.get(&2).await.unwrap();
+    assert_eq!(database.loads(), 4, "the time to live is the rule's");
+
+    let refused = Cache::<u64, u64>::builder().max_capacity(1).time_to_idle(ms(1)).keyspace("x").build().unwrap_err();
+    assert!(matches!(refused, TieredBuildError::NotForKeyspaces("time_to_idle")), "{refused}");
 }

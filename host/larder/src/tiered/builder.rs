@@ -11,13 +11,15 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use super::board::Board;
+use super::gate::{Gate, GateLimits, Gated};
 use super::host::{Codec, Far, Inner, Limits};
 use super::near::{Key, Near, Seat};
 use super::stats::Counters;
 use super::{Bus, Listener, Source, Tier, Tiered};
+use crate::cache::Weigher;
 use crate::engine::steps::{self, Abilities, Keyspace, Rulebook};
 use crate::patterns::{Patterns, PatternsModule};
-use crate::{BuildError, Cache, Clock, Policy, PolicyError, Value, policy};
+use crate::{BuildError, Builder, Clock, Policy, PolicyError, Value, control, policy};
 
 /// Why rules were not taken.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,9 @@ pub enum TieredBuildError {
     /// More tiers than have a number.
     #[error("{0} far tiers: there are at most 7")]
     TooManyTiers(usize),
+    /// Something that was set up for a cache of one tier, and that a rule says otherwise.
+    #[error("`{0}` is not for keyspaces: their rule says how long copies live (`ttl-ms`, `near-ttl-ms`); leave it out")]
+    NotForKeyspaces(&'static str),
     /// The name would be mistaken for another's in shared tiers.
     #[error("the keyspace's name `{0}` holds a colon, which ends names in shared tiers: leave it out")]
     BadName(String),
@@ -61,10 +66,9 @@ pub enum TieredBuildError {
 #[must_use]
 pub struct TieredBuilder<K, V> {
     name: String,
-    max_capacity: u64,
+    near: Builder<K, V>,
     #[allow(clippy::type_complexity)]
     weigher: Option<Box<dyn Fn(&K, Option<&V>) -> u32 + Send + Sync>>,
-    policy: Policy,
     patterns: Patterns,
     rules: Vec<(String, Value)>,
     far: Vec<Arc<dyn Tier>>,
@@ -83,14 +87,14 @@ impl<K, V> std::fmt::Debug for TieredBuilder<K, V> {
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn of(name: String, near: Builder<K, V>) -> Self {
+        let rules = near.live_for().map(|time| ("ttl-ms".into(), time.into())).into_iter().collect();
         TieredBuilder {
-            name: "default".into(),
-            max_capacity: 0,
+            name,
+            near,
             weigher: None,
-            policy: Policy::default(),
             patterns: Patterns::default(),
-            rules: Vec::new(),
+            rules,
             far: Vec::new(),
             source: None,
             bus: None,
@@ -100,6 +104,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
                 load: Duration::from_secs(30),
                 save: Duration::from_secs(30),
                 refreshes: 1_000,
+                tier_gate: GateLimits::default(),
+                source_gate: GateLimits::default(),
             },
             seed: None,
             kinds: PhantomData,
@@ -114,7 +120,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
 
     /// The weight that the copies in tier 0 may have together: see [`Builder::max_capacity`](crate::Builder::max_capacity).
     pub fn max_capacity(mut self, capacity: u64) -> Self {
-        self.max_capacity = capacity;
+        self.near = self.near.max_capacity(capacity);
         self
     }
 
@@ -126,7 +132,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
 
     /// Who decides what leaves tier 0.
     pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy;
+        self.near = self.near.policy(policy);
         self
     }
 
@@ -201,6 +207,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         self
     }
 
+    /// How much goes to each far tier at once, and when it is left alone: [`GateLimits`].
+    pub fn tier_limits(mut self, limits: GateLimits) -> Self {
+        self.limits.tier_gate = limits;
+        self
+    }
+
+    /// The same for the source.
+    pub fn source_limits(mut self, limits: GateLimits) -> Self {
+        self.limits.source_gate = limits;
+        self
+    }
+
     /// The seed of what is drawn, for a test that repeats itself.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -238,25 +256,28 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         let book = open(&module, keyspace, &self.rules, tally.clone())?;
 
         let clock = Clock::tokio();
-        let mut near = Cache::<K, Seat<V>>::builder()
-            .name(self.name.clone())
-            .max_capacity(self.max_capacity)
-            .policy(self.policy)
-            .clock(clock.clone());
-        if let Some(weigher) = self.weigher {
-            near = near.weigher(move |key, seat| weigher(key, seat.value()));
-        }
+        let mut near = self.near.name(self.name.clone());
         if let Some(seed) = self.seed {
             near = near.seed(seed);
         }
+        let weigher: Option<Weigher<K, Seat<V>>> = match (self.weigher, near.take_weigher()) {
+            (Some(weigher), _) => Some(Arc::new(move |key, seat| weigher(key, seat.value()))),
+            (None, Some(weigher)) => {
+                Some(Arc::new(move |key, seat| seat.value().map_or(1, |value| weigher(key, value))))
+            }
+            (None, None) => None,
+        };
+        let near = near.near(weigher, Seat::into_value, clock.clone()).map_err(TieredBuildError::NotForKeyspaces)?;
         let near = Near::new(near.build().map_err(|error| TieredBuildError::Near(Box::new(error)))?, clock);
         let chance = || RandomState::new().hash_one(&self.name);
         let (seed, holders, process) = (self.seed.unwrap_or_else(chance), chance(), chance());
+        let source_gate = Arc::new(Gate::new("source".into(), self.limits.source_gate));
         let inner = Arc::new_cyclic(|me: &Weak<Inner<K, V>>| Inner {
             name: self.name.into(),
             near,
-            far: self.far.into_iter().map(Far::new).collect(),
-            source: self.source,
+            far: self.far.into_iter().zip(1..).map(|(tier, at)| Far::new(at, tier, self.limits.tier_gate)).collect(),
+            source: self.source.map(|source| Arc::new(Gated { source, gate: source_gate.clone() }) as Arc<_>),
+            source_gate,
             bus: self.bus,
             codec: self.codec,
             board: Arc::new(Board::new()),
@@ -277,6 +298,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
             let listener: Arc<dyn Listener> = inner.clone();
             bus.join(Arc::downgrade(&listener));
         }
+        control::watch(Arc::downgrade(&inner) as Weak<_>);
         Ok(Tiered { inner })
     }
 }

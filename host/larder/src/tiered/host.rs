@@ -3,16 +3,16 @@
 
 use std::collections::HashSet;
 use std::error::Error;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::board::Board;
 use super::driver::{self, About, Landing, Op, Reply};
+use super::gate::{Ended, Gate, GateLimits};
 use super::near::{Copy, Near};
 use super::source::Answer;
 use super::stats::Counters;
@@ -32,6 +32,8 @@ pub(crate) struct Limits {
     pub(super) load: Duration,
     pub(super) save: Duration,
     pub(super) refreshes: usize,
+    pub(super) tier_gate: GateLimits,
+    pub(super) source_gate: GateLimits,
 }
 
 type Encode<V> = dyn Fn(&V) -> Vec<u8> + Send + Sync;
@@ -49,28 +51,22 @@ pub(super) struct Owed {
     news: News,
 }
 
-/// A far tier with its breaker, and what is owed there.
+/// A far tier with its gate, and what is owed there.
 pub(crate) struct Far {
     pub(super) tier: Arc<dyn Tier>,
-    /// Failures in a row.
-    pub(super) failures: AtomicU32,
-    pub(super) closed_until: Mutex<Option<Instant>>,
+    pub(super) gate: Gate,
     pub(super) owed: Mutex<Vec<Owed>>,
     pub(super) owing: AtomicUsize,
 }
 
-/// After so many failures in a row a tier is left alone for a while.
-const PATIENCE: u32 = 5;
-const REST: Duration = Duration::from_secs(1);
 /// So many invalidations are owed to a tier one by one.
 const MOST_OWED: usize = 1_000;
 
 impl Far {
-    pub(super) fn new(tier: Arc<dyn Tier>) -> Self {
+    pub(super) fn new(number: usize, tier: Arc<dyn Tier>, limits: GateLimits) -> Self {
         Far {
+            gate: Gate::new(format!("tier {number}: {}", tier.summary()), limits),
             tier,
-            failures: AtomicU32::new(0),
-            closed_until: Mutex::new(None),
             owed: Mutex::default(),
             owing: AtomicUsize::new(0),
         }
@@ -93,31 +89,13 @@ impl Far {
         limit: Duration,
         call: impl Future<Output = Result<T, TierError>>,
     ) -> Result<T, TierError> {
-        let rests = self.failures.load(Relaxed) >= PATIENCE && {
-            let mut closed_until = self.closed_until.lock();
-            let now = Instant::now();
-            let rests = closed_until.is_some_and(|until| now < until);
-            if !rests {
-                // One goes to see; the others wait until it is back.
-                *closed_until = Some(now + REST);
-            }
-            rests
-        };
-        if rests {
-            return Err(TierError::Unavailable("it has failed and is left alone for a while".into()));
-        }
-        let called = tokio::time::timeout(limit, call).await.unwrap_or(Err(TierError::TimedOut));
-        match &called {
-            Ok(_) => self.failures.store(0, Relaxed),
-            Err(error) => {
-                let failures = self.failures.fetch_add(1, Relaxed) + 1;
-                if failures == PATIENCE {
-                    *self.closed_until.lock() = Some(Instant::now() + REST);
-                    tracing::warn!(tier = self.tier.summary(), %error, "a tier is left alone for a while");
-                }
-            }
-        }
-        called
+        let called = tokio::time::timeout(limit, async {
+            let pass = self.gate.enter().await.map_err(|shut| TierError::Unavailable(shut.to_string()))?;
+            let called = call.await;
+            pass.end(if called.is_ok() { Ended::Well } else { Ended::Badly });
+            called
+        });
+        called.await.unwrap_or(Err(TierError::TimedOut))
     }
 }
 
@@ -126,6 +104,8 @@ pub(crate) struct Inner<K: Key, V> {
     pub(super) near: Near<K, V>,
     pub(super) far: Vec<Far>,
     pub(super) source: Option<Arc<dyn Source<K, V>>>,
+    /// What stands before the source.
+    pub(super) source_gate: Arc<Gate>,
     pub(super) bus: Option<Arc<dyn Bus>>,
     pub(super) codec: Option<Codec<V>>,
     pub(super) board: Arc<Board<K, Landing<V>>>,

@@ -105,6 +105,11 @@ impl<V: Clone> Seat<V> {
     pub(crate) fn value(&self) -> Option<&V> {
         self.value.as_ref()
     }
+
+    /// The value, for listeners.
+    pub(crate) fn into_value(self) -> Option<V> {
+        self.value
+    }
 }
 
 /// For the cache's own sake, where it hands values out; nothing here does.

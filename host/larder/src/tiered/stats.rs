@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
+use super::gate::GateStats;
 use super::host::Inner;
 use super::{How, Key, Served, Tiered};
+use crate::control::Chores;
 
 /// What a [`Tiered`] did since it was built. From [`Tiered::stats`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -53,6 +55,8 @@ pub struct TieredStats {
     pub wrong_answers: u64,
     /// Operations that the host finished by itself.
     pub fallbacks: u64,
+    /// What went through to the far tiers, the nearest first, and to the source, which is last.
+    pub gates: Vec<GateStats>,
 }
 
 #[derive(Default)]
@@ -92,10 +96,16 @@ impl Counters {
 impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     /// What it did so far.
     pub fn stats(&self) -> TieredStats {
-        let Inner { tally, steps, .. } = &*self.inner;
+        self.inner.stats()
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
+    fn stats(&self) -> TieredStats {
+        let Inner { tally, steps, .. } = self;
         let of = |counter: &AtomicU64| counter.load(Relaxed);
         TieredStats {
-            near_hits: self.inner.near.cache.stats().hits.saturating_sub(self.inner.near.asked()),
+            near_hits: self.near.cache.stats().hits.saturating_sub(self.near.asked()),
             far_hits: of(&tally.far_hits),
             served: of(&tally.served),
             stale: of(&tally.stale),
@@ -110,12 +120,60 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
             refreshes: of(&tally.refreshes),
             fenced: of(&tally.fenced),
             damaged: of(&tally.damaged),
-            owed: self.inner.owed() as u64,
-            loading: self.inner.board.len() as u64,
+            owed: self.owed() as u64,
+            loading: self.board.len() as u64,
             steps: of(&steps.steps),
             instances_dropped: of(&steps.dropped),
             wrong_answers: of(&tally.wrong_answers),
             fallbacks: of(&tally.fallbacks),
+            gates: {
+                let far = self.far.iter().map(|far| far.gate.stats());
+                far.chain(self.source.is_some().then(|| self.source_gate.stats())).collect()
+            },
+        }
+    }
+}
+
+/// Publishes what it did through the `metrics` facade, where a recorder is installed.
+impl<K: Key, V: Clone + Send + Sync + 'static> Chores for Inner<K, V> {
+    fn chores(&self) {
+        let stats = self.stats();
+        let keyspace = self.name.to_string();
+        let counters = [
+            ("larder_near_hits_total", stats.near_hits),
+            ("larder_far_hits_total", stats.far_hits),
+            ("larder_served_total", stats.served),
+            ("larder_served_stale_total", stats.stale),
+            ("larder_served_rescued_total", stats.rescued),
+            ("larder_served_negative_total", stats.negative),
+            ("larder_read_misses_total", stats.misses),
+            ("larder_read_failures_total", stats.failures),
+            ("larder_joined_total", stats.joined),
+            ("larder_source_loads_total", stats.loads),
+            ("larder_source_load_failures_total", stats.load_failures),
+            ("larder_source_saves_total", stats.saves),
+            ("larder_refreshes_total", stats.refreshes),
+            ("larder_fenced_total", stats.fenced),
+            ("larder_damaged_total", stats.damaged),
+            ("larder_pattern_steps_total", stats.steps),
+            ("larder_pattern_instances_dropped_total", stats.instances_dropped),
+            ("larder_pattern_wrong_answers_total", stats.wrong_answers),
+            ("larder_pattern_fallbacks_total", stats.fallbacks),
+        ];
+        for (name, value) in counters {
+            metrics::counter!(name, "keyspace" => keyspace.clone()).absolute(value);
+        }
+        metrics::gauge!("larder_owed", "keyspace" => keyspace.clone()).set(stats.owed as f64);
+        metrics::gauge!("larder_loading", "keyspace" => keyspace.clone()).set(stats.loading as f64);
+        for gate in stats.gates {
+            let labels = [("keyspace", keyspace.clone()), ("before", gate.before)];
+            metrics::counter!("larder_gate_calls_total", &labels).absolute(gate.calls);
+            metrics::counter!("larder_gate_failures_total", &labels).absolute(gate.failures);
+            metrics::counter!("larder_gate_broken_total", &labels).absolute(gate.broken);
+            metrics::counter!("larder_gate_crowded_total", &labels).absolute(gate.crowded);
+            metrics::counter!("larder_breaker_opened_total", &labels).absolute(gate.opened);
+            metrics::gauge!("larder_gate_running", &labels).set(gate.running as f64);
+            metrics::gauge!("larder_breaker_open", &labels).set(if gate.open { 1.0 } else { 0.0 });
         }
     }
 }
