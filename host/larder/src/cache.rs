@@ -4,6 +4,7 @@ use std::any::Any;
 use std::borrow::Borrow;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -133,9 +134,15 @@ impl<K, V, S> Inner<K, V, S> {
             if cause == RemovalCause::Explicit {
                 self.explicit.fetch_add(1, Ordering::Relaxed);
             }
-            if let Some(listener) = &self.listener {
-                listener(key, value, cause);
-            }
+            self.tell(key, value, cause);
+        }
+    }
+
+    /// Calls the listener. Its panic is its own: it is logged, and neither the caller nor the entries after this one suffer.
+    fn tell(&self, key: K, value: V, cause: RemovalCause) {
+        let Some(listener) = &self.listener else { return };
+        if std::panic::catch_unwind(AssertUnwindSafe(|| listener(key, value, cause))).is_err() {
+            tracing::error!(cache = self.name.as_deref(), "the eviction listener panicked");
         }
     }
 
@@ -148,9 +155,7 @@ impl<K, V, S> Inner<K, V, S> {
         } else {
             self.shards[shard].touches.replaced();
         }
-        if let Some(listener) = &self.listener {
-            listener(key, value, cause);
-        }
+        self.tell(key, value, cause);
     }
 
     /// Runs maintenance on a shard if it is due, and lets go of what left.

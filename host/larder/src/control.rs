@@ -14,6 +14,7 @@ use crate::Cache;
 use crate::cache::Inner;
 use crate::eviction::{Batch, Eviction, Fault, Limits, Slot};
 use crate::policy::{Module, Policy, PolicyError};
+use crate::shard::Removed;
 use crate::stopwatch::Stopwatch;
 
 /// How a swap went.
@@ -399,6 +400,19 @@ impl<K, V, S> Inner<K, V, S> {
     }
 
     fn swap(&self, module: Module, guard: Option<Guard>) -> Result<SwapReport, SwapError> {
+        let mut removed = Vec::new();
+        let swapped = self.swap_quietly(module, guard, &mut removed);
+        // Not before: a listener may swap the policy itself.
+        self.notify(removed);
+        swapped
+    }
+
+    fn swap_quietly(
+        &self,
+        module: Module,
+        guard: Option<Guard>,
+        removed: &mut Vec<Removed<K, V>>,
+    ) -> Result<SwapReport, SwapError> {
         let _one_at_a_time = self.control.swapping.lock();
         let began = Instant::now();
         let previous = self.control.module.lock().clone();
@@ -420,9 +434,8 @@ impl<K, V, S> Inner<K, V, S> {
             hit_ratio_after: None,
             rolled_back: None,
         };
-        let mut removed = Vec::new();
         for (at, (shard, instance)) in self.shards.iter().zip(instances).enumerate() {
-            match shard.swap(instance, module.name().into(), self.clock.now_ms(), &mut removed) {
+            match shard.swap(instance, module.name().into(), self.clock.now_ms(), removed) {
                 Ok(swapped) => {
                     report.adopted += swapped.adopted;
                     report.evicted += swapped.evicted;
@@ -433,15 +446,13 @@ impl<K, V, S> Inner<K, V, S> {
                     // The shards before this one go back.
                     for shard in &self.shards[..at] {
                         if let Ok(back) = previous.open(&shard.shape.limits()) {
-                            let _ = shard.swap(back, previous.name().into(), self.clock.now_ms(), &mut removed);
+                            let _ = shard.swap(back, previous.name().into(), self.clock.now_ms(), removed);
                         }
                     }
-                    self.notify(removed);
                     return Err(SwapError::Fault { module: module.name().to_string(), fault });
                 }
             }
         }
-        self.notify(removed);
         report.took = began.elapsed();
         let since = self.reads();
         *self.control.module.lock() = module;

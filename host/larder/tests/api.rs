@@ -220,9 +220,37 @@ fn panics_of_the_users_code_break_nothing() {
     eventually("all are dropped", || census.living() == 0);
 }
 
-/// A listener that panics does so on the thread that let the entry go; the thread for chores outlives it.
+/// A listener that is told of what a swap put out may swap again.
 #[test]
-fn a_listener_that_panics_does_not_end_the_chores() {
+fn a_listener_may_swap_the_policy() {
+    let handle: Arc<Mutex<Option<Cache<u64, u64>>>> = Arc::default();
+    let swapped = Arc::new(AtomicUsize::new(0));
+    let cache = Cache::builder()
+        .max_capacity(10)
+        .eviction_listener({
+            let (handle, swapped) = (handle.clone(), swapped.clone());
+            move |_: u64, _: u64, _| {
+                // Taken, so that it does so once.
+                let Some(cache) = handle.lock().unwrap().take() else { return };
+                cache.swap_policy(Policy::builtin("lru").unwrap()).unwrap();
+                swapped.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+        .build()
+        .unwrap();
+    for key in 0..10 {
+        cache.insert(key, key);
+    }
+    *handle.lock().unwrap() = Some(cache.clone());
+    // It refuses a resident, so there is something to tell.
+    cache.swap_policy(liar(Lie::AdoptRefusesAll)).unwrap();
+    assert_eq!((swapped.load(Ordering::SeqCst), cache.policy_name().as_str()), (1, "lru"));
+}
+
+/// A listener's panic is its own: who let the entry go goes on, the entries after it are heard of, and so is what the thread
+/// for chores lets go.
+#[test]
+fn a_listener_that_panics_harms_nobody() {
     let clock = Clock::manual();
     let heard = Arc::new(AtomicUsize::new(0));
     let build = |panics: bool| {
@@ -247,6 +275,14 @@ fn a_listener_that_panics_does_not_end_the_chores() {
     clock.advance(Duration::from_secs(2));
     eventually("and the chores go on", || heard.load(Ordering::SeqCst) == 3);
     assert_eq!(bad.entry_count(), 0);
+    for key in 0..5 {
+        bad.insert(key, key);
+    }
+    bad.invalidate_all();
+    assert_eq!((bad.entry_count(), heard.load(Ordering::SeqCst)), (0, 8));
+    bad.insert(1, 1);
+    bad.insert(1, 2);
+    assert_eq!((bad.get(&1), heard.load(Ordering::SeqCst)), (Some(2), 9));
 }
 
 /// What a hostile policy answers, where.
