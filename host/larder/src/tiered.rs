@@ -37,8 +37,14 @@ mod gather;
 mod groups;
 mod host;
 mod near;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod source;
+#[cfg(feature = "sql")]
+pub mod sql;
 mod stats;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 use std::error::Error;
 use std::fmt;
@@ -53,6 +59,8 @@ pub use bus::{Bus, Listener, LocalBus, News};
 pub use far::{BoxFuture, FarCopy, Group, Looked, MemoryTier, Put, Scope, Tier, TierError, Token};
 pub use gate::{GateLimits, GateStats};
 pub use near::Key;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresSource;
 pub use source::{FromFn, Loaded, Save, Source, SourceError, WriteId};
 pub use stats::TieredStats;
 

@@ -26,6 +26,11 @@ pub trait Key: Hash + Eq + Clone + Send + Sync + 'static {
 
     /// The key of a text; `None` if it is none.
     fn of_text(text: &str) -> Option<Self>;
+
+    /// The key as an integer, for databases that keep such keys as integers; `None` for all keys of the type, or for none.
+    fn integer(&self) -> Option<i128> {
+        None
+    }
 }
 
 impl Key for String {
@@ -47,7 +52,7 @@ impl Key for Arc<str> {
 }
 
 macro_rules! numbers_are_keys {
-    ($($number:ty),*) => {$(
+    ($($number:ty: $integer:expr),*) => {$(
         impl Key for $number {
             fn text(&self) -> Cow<'_, str> {
                 Cow::Owned(self.to_string())
@@ -55,10 +60,21 @@ macro_rules! numbers_are_keys {
             fn of_text(text: &str) -> Option<Self> {
                 text.parse().ok()
             }
+            fn integer(&self) -> Option<i128> {
+                let integer: fn($number) -> Option<i128> = $integer;
+                integer(*self)
+            }
         }
     )*};
 }
-numbers_are_keys!(u32, u64, u128, i32, i64);
+numbers_are_keys!(
+    u32: |key| Some(key.into()),
+    u64: |key| Some(key.into()),
+    // No database has integers of 128 bits.
+    u128: |_| None,
+    i32: |key| Some(key.into()),
+    i64: |key| Some(key.into())
+);
 
 /// A copy of a value, with its terms. Moments are those of the cache's clock.
 #[derive(Debug)]

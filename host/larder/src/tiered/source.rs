@@ -116,6 +116,17 @@ impl SourceError {
     pub fn overloaded(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         SourceError::new(Failure::Overloaded, cause)
     }
+
+    /// What kind of failure it is.
+    pub fn failure(&self) -> Failure {
+        self.failure
+    }
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.cause, f)
+    }
 }
 
 impl<E: Error + Send + Sync + 'static> From<E> for SourceError {

@@ -4,6 +4,8 @@
 //! is set, that is a failure, so that nothing is skipped there in silence.
 #![allow(dead_code, unreachable_pub, reason = "each test that includes this uses its own part")]
 
+pub mod postgres;
+
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -70,7 +72,12 @@ impl Server {
     ///
     /// # Panics
     /// As [`Self::start`].
-    pub fn start_in(directory: TempDir, port: u16, program: &Path, command: impl Fn(&mut Command, u16, &Path)) -> Server {
+    pub fn start_in(
+        directory: TempDir,
+        port: u16,
+        program: &Path,
+        command: impl Fn(&mut Command, u16, &Path),
+    ) -> Server {
         let log = directory.path().join("output.log");
         let output = fs::File::options().create(true).append(true).open(&log).expect("a log");
         let mut starting = Command::new(program);
