@@ -187,7 +187,7 @@ impl<K: Key + Debug, V: Clone + PartialEq + Debug + Send + Sync + 'static> Sourc
         for (n, key) in keys.iter().enumerate().filter(|(n, _)| n % 3 != 0) {
             self.put(key, Some(&self.value(n as u64))).await;
         }
-        let wanted = |n: usize| (n % 3 != 0).then(|| self.value(n as u64));
+        let wanted = |n: usize| (!n.is_multiple_of(3)).then(|| self.value(n as u64));
         let load = async |wish: &[usize]| {
             let keys: Vec<K> = wish.iter().map(|n| keys[*n].clone()).collect();
             let loaded = source.load_many(&keys).await.unwrap_or_else(|error| panic!("loading many: {error:?}"));
