@@ -30,6 +30,7 @@ mod board;
 mod builder;
 mod bus;
 mod driver;
+mod envelope;
 mod fallback;
 mod far;
 mod gate;
@@ -39,6 +40,8 @@ mod host;
 mod near;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 mod source;
 #[cfg(feature = "sql")]
 pub mod sql;
@@ -54,9 +57,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisBus, RedisBusBuilder, RedisServer, RedisSetupError, RedisTier, RedisTierBuilder};
 pub use builder::{RuleError, TieredBuildError, TieredBuilder};
 pub use bus::{Bus, Listener, LocalBus, News};
-pub use far::{BoxFuture, FarCopy, Group, Looked, MemoryTier, Put, Scope, Tier, TierError, Token};
+pub use envelope::{Envelope, EnvelopeError};
+pub use far::{
+    BoxFuture, FarCopy, Group, GroupVersion, KeyPage, Looked, MemoryTier, Put, Scope, Tier, TierError, Token,
+};
 pub use gate::{GateLimits, GateStats};
 pub use near::Key;
 #[cfg(feature = "postgres")]

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::far::{BoxFuture, Scope, TierError};
 
@@ -21,6 +22,14 @@ pub struct News {
 pub trait Listener: Send + Sync {
     /// Does what the news says; it is done when the future is.
     fn hear<'a>(&'a self, news: &'a News) -> BoxFuture<'a, ()>;
+
+    /// News were missed, and nobody knows which: all that this process has of its own is dropped.
+    fn lose_track(&self);
+
+    /// Until then, what this process has of its own may be trusted; from then on it counts as absent, until this is called
+    /// again. Called by a bus that may be cut off: first when the listener joins, then again and again, each time when all
+    /// that was announced before has been done. Where it is never called, trust has no end.
+    fn trust_until(&self, until: Instant);
 }
 
 /// A way to tell all processes that share tiers.
@@ -31,8 +40,9 @@ pub trait Bus: Send + Sync + 'static {
     /// From now on, this one hears what others announce.
     fn join(&self, listener: Weak<dyn Listener>);
 
-    /// Tells all but the listener who announces. When this returns `Ok`, all have heard and done it: an acknowledged
-    /// invalidation is as strong as that promise.
+    /// Tells all but the listener who announces. When this returns `Ok`, each of them has done it, or has stopped to
+    /// trust what it has, because it has heard nothing for so long ([`Listener::trust_until`]): an acknowledged invalidation is
+    /// as strong as that promise.
     fn announce<'a>(&'a self, from: &'a Arc<dyn Listener>, news: News) -> BoxFuture<'a, Result<(), TierError>>;
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 pub use super::groups::Group;
-use super::groups::{Groups, Reached};
+use super::groups::{Groups, Reached, Version};
 use super::near::after;
 use crate::eviction::NEVER;
 use crate::{BuildError, Cache, Clock};
@@ -33,6 +33,9 @@ pub enum TierError {
     /// It did not answer in time.
     #[error("it did not answer in time")]
     TimedOut,
+    /// It is not made for this: asking again does not help.
+    #[error("it cannot do this: {0}")]
+    Unsupported(&'static str),
 }
 
 /// What must not have changed in a tier for something to be kept there.
@@ -104,6 +107,26 @@ pub enum Scope {
     Group(Group),
 }
 
+/// Some of the keys that a tier has, for operators.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyPage {
+    /// They are in no order; one may come again on another page.
+    pub keys: Vec<Arc<str>>,
+    /// Where the next page begins; `None`: this was the last.
+    pub next: Option<String>,
+}
+
+/// When a group was invalidated last, by the tier's counter of such invalidations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupVersion {
+    /// The group.
+    pub group: Group,
+    /// The last invalidation after which copies were gone; 0: there was none.
+    pub hard: u64,
+    /// The last that left stale copies.
+    pub soft: u64,
+}
+
 /// A tier that several processes may share. Keys and tags have the name of their keyspace before them.
 ///
 /// Every method may be called at any time from any task. The driver puts a time limit on each.
@@ -158,6 +181,23 @@ pub trait Tier: Send + Sync + 'static {
         let _ = (key, holder);
         Box::pin(async { Ok(()) })
     }
+
+    /// Some of the keys that begin so, about as many as `most`, from where the page before ended. For operators, not for
+    /// the driver: it may take long, and what is written meanwhile may be missed.
+    fn keys<'a>(
+        &'a self,
+        prefix: &'a str,
+        cursor: Option<&'a str>,
+        most: usize,
+    ) -> BoxFuture<'a, Result<KeyPage, TierError>> {
+        let _ = (prefix, cursor, most);
+        Box::pin(async { Err(TierError::Unsupported("it does not list its keys")) })
+    }
+
+    /// All groups that were invalidated, with when. For operators.
+    fn groups(&self) -> BoxFuture<'_, Result<Vec<GroupVersion>, TierError>> {
+        Box::pin(async { Err(TierError::Unsupported("it does not list its groups")) })
+    }
 }
 
 impl<T: Tier + ?Sized> Tier for Arc<T> {
@@ -201,6 +241,19 @@ impl<T: Tier + ?Sized> Tier for Arc<T> {
 
     fn release<'a>(&'a self, key: &'a str, holder: u64) -> BoxFuture<'a, Result<(), TierError>> {
         (**self).release(key, holder)
+    }
+
+    fn keys<'a>(
+        &'a self,
+        prefix: &'a str,
+        cursor: Option<&'a str>,
+        most: usize,
+    ) -> BoxFuture<'a, Result<KeyPage, TierError>> {
+        (**self).keys(prefix, cursor, most)
+    }
+
+    fn groups(&self) -> BoxFuture<'_, Result<Vec<GroupVersion>, TierError>> {
+        (**self).groups()
     }
 }
 
@@ -408,6 +461,14 @@ impl Tier for MemoryTier {
                 state.leases.remove(key);
             }
             Ok(())
+        })
+    }
+
+    fn groups(&self) -> BoxFuture<'_, Result<Vec<GroupVersion>, TierError>> {
+        Box::pin(async move {
+            let of =
+                |(group, version): (Group, Version)| GroupVersion { group, hard: version.hard, soft: version.soft };
+            Ok(self.state.lock().groups.versions().map(of).collect())
         })
     }
 }

@@ -22,12 +22,12 @@ pub enum Group {
     Tag(Arc<str>),
 }
 
-/// When a group was invalidated last.
+/// When a group was invalidated last, by the counter; of the last soft one, also the time.
 #[derive(Clone, Copy, Debug, Default)]
-struct Version {
-    hard: u64,
-    soft: u64,
-    soft_at: u64,
+pub(crate) struct Version {
+    pub(crate) hard: u64,
+    pub(crate) soft: u64,
+    pub(crate) soft_at: u64,
 }
 
 /// What invalidations of groups have done to a copy.
@@ -71,7 +71,17 @@ impl Groups {
             self.tags.clear();
             self.all.hard = counter;
         }
-        let version = match group {
+        let version = self.version(group);
+        if soft {
+            (version.soft, version.soft_at) = (counter, now);
+        } else {
+            version.hard = counter;
+        }
+        counter
+    }
+
+    fn version(&mut self, group: &Group) -> &mut Version {
+        match group {
             Group::Prefix(prefix) if prefix.is_empty() => &mut self.all,
             Group::Prefix(prefix) => {
                 let lengths = &mut self.lengths;
@@ -81,13 +91,31 @@ impl Groups {
                 })
             }
             Group::Tag(tag) => self.tags.entry(tag.clone()).or_default(),
-        };
-        if soft {
-            (version.soft, version.soft_at) = (counter, now);
-        } else {
-            version.hard = counter;
         }
-        counter
+    }
+
+    /// Takes over what a shared store has of a group. It bounds their number.
+    #[cfg(feature = "redis")]
+    pub(crate) fn learn(&mut self, group: &Group, version: Version) {
+        let known = self.version(group);
+        known.hard = known.hard.max(version.hard);
+        if version.soft > known.soft {
+            (known.soft, known.soft_at) = (version.soft, version.soft_at);
+        }
+    }
+
+    /// All is known up to this value of the store's counter.
+    #[cfg(feature = "redis")]
+    pub(crate) fn learned_until(&mut self, counter: u64) {
+        self.counter = self.counter.max(counter);
+    }
+
+    /// All groups that were ever invalidated.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = (Group, Version)> {
+        let prefixes = self.prefixes.iter().map(|(prefix, version)| (Group::Prefix(prefix.clone()), *version));
+        let tags = self.tags.iter().map(|(tag, version)| (Group::Tag(tag.clone()), *version));
+        let all = (self.all.hard > 0 || self.all.soft > 0).then(|| (Group::Prefix("".into()), self.all));
+        prefixes.chain(tags).chain(all)
     }
 
     /// What has reached a copy with this stamp.

@@ -468,4 +468,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Listener for Inner<K, V> {
             }
         })
     }
+
+    fn lose_track(&self) {
+        self.forget_near(&About::Group(Group::Prefix("".into())), false);
+    }
+
+    fn trust_until(&self, until: Instant) {
+        self.near.trust_until(until);
+    }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
 
 use super::groups::{Group, Groups, Reached};
 use crate::engine::steps::{Facts, Marks, Terms};
@@ -242,6 +243,8 @@ pub(crate) struct Near<K, V> {
     groups: RwLock<Groups>,
     /// The groups' counter.
     counter: AtomicU64,
+    /// Until when this process hears what others invalidate, as the bus has it; from then on all is absent.
+    trusted_until: AtomicU64,
     /// Reads that found a copy and had to ask.
     asked: AtomicU64,
     hasher: foldhash::fast::RandomState,
@@ -263,6 +266,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
             fences: (0..FENCES).map(|_| Mutex::default()).collect(),
             groups: RwLock::default(),
             counter: AtomicU64::new(0),
+            trusted_until: AtomicU64::new(NEVER),
             asked: AtomicU64::new(0),
             hasher: foldhash::fast::RandomState::default(),
         }
@@ -270,6 +274,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
 
     pub(crate) fn now(&self) -> u64 {
         self.clock.now_ms()
+    }
+
+    /// See [`Listener::trust_until`](super::Listener::trust_until).
+    pub(crate) fn trust_until(&self, until: Instant) {
+        let left = until.saturating_duration_since(Instant::now());
+        self.trusted_until.store(self.now() + left.as_millis() as u64, Ordering::Release);
     }
 
     pub(crate) fn hash(&self, key: &K) -> u64 {
@@ -283,11 +293,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
     /// A hit, if it can be had at once, with what `also` says of the copy.
     #[inline]
     pub(crate) fn quick<T>(&self, key: &K, also: impl FnOnce(&Copy<V>) -> T) -> Quick<V, T> {
+        // Before anything else: it is extended after what was announced has been done.
+        let trusted_until = self.trusted_until.load(Ordering::Acquire);
         let quiet = self.cache.read(key, |seat, now| {
             if seat.verified.load(Ordering::Acquire) != self.counter.load(Ordering::Acquire) {
                 return None;
             }
-            let until = seat.quiet_until.load(Ordering::Acquire);
+            let until = seat.quiet_until.load(Ordering::Acquire).min(trusted_until);
             if until != NEVER && until <= (if now == 0 { self.now() } else { now }) {
                 return None;
             }
@@ -316,6 +328,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
 
     /// The copy of a key, if nothing has reached it, and when it ends or ended.
     pub(crate) fn look(&self, key: &K) -> Option<(Arc<Copy<V>>, u64)> {
+        let trusted_until = self.trusted_until.load(Ordering::Acquire);
+        if trusted_until != NEVER && trusted_until <= self.now() {
+            return None;
+        }
         let counter = self.counter.load(Ordering::Acquire);
         let (copy, verified) =
             self.cache.peek_with(key, |seat| (seat.copy.clone(), seat.verified.load(Ordering::Acquire)))?;

@@ -1,0 +1,29 @@
+-- Moves the fences of keys, and takes their entries away or ends their freshness.
+-- KEYS: counters, entries. ARGV: '1' if soft, for each entry the field of its fence.
+local counters, soft = KEYS[1], ARGV[1] == '1'
+local epoch = redis.call('HGET', counters, 'epoch')
+-- Without counters, what was loaded before is fenced when they begin anew.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function ends(entry)
+  local header = redis.call('GETRANGE', entry, 0, 127)
+  -- Of another version: it cannot be ended, so it goes.
+  if #header < 128 or string.sub(header, 1, 5) ~= 'LRDR\1' then return redis.call('UNLINK', entry) end
+  local written, _, ended = struct.unpack('>I8I8I8', header, 25)
+  local fresh, stale, rescue = struct.unpack('>I8I8I8', header, 89)
+  local till = math.min(written + fresh, ended, now)
+  local last = till + math.max(stale, rescue)
+  if last <= now then return redis.call('UNLINK', entry) end
+  redis.call('SETRANGE', entry, 40, struct.pack('>I8I8', till, till))
+  if last < 2 ^ 50 then redis.call('PEXPIREAT', entry, string.format('%.0f', last)) end
+end
+
+for at = 2, #KEYS do
+  if epoch then
+    redis.call('HSETNX', counters, ARGV[at], epoch)
+    redis.call('HINCRBY', counters, ARGV[at], 1)
+  end
+  if soft then ends(KEYS[at]) else redis.call('UNLINK', KEYS[at]) end
+end
+return 1

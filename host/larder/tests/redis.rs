@@ -1,0 +1,217 @@
+//! The tier in Redis, on servers that these tests start themselves.
+
+#[path = "live/mod.rs"]
+mod live;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder::tiered::testkit::TierSuite;
+use larder::tiered::{FarCopy, Group, Put, RedisServer, RedisTier, Scope, Tier};
+use live::Server;
+use tokio::time::sleep;
+
+/// A server that keeps nothing on disk, with further options.
+fn redis(options: &'static [&'static str]) -> Option<Server> {
+    let program = live::or_skip("redis-server", "redis-server")?;
+    Some(Server::start(&program, |command, port, directory| {
+        command.args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"]).arg(directory);
+        command.args(options);
+    }))
+}
+
+fn at(server: &Server) -> RedisServer {
+    RedisServer::at(&format!("redis://127.0.0.1:{}", server.port)).unwrap()
+}
+
+async fn raw(server: &Server) -> redis::aio::MultiplexedConnection {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{}", server.port)).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
+}
+
+fn copy(value: &str) -> FarCopy {
+    FarCopy {
+        value: Some(value.as_bytes().into()),
+        validator: None,
+        tags: ["t".into()].into(),
+        age_ms: 0,
+        fresh_ms: 600_000,
+        stale_ms: 0,
+        rescue_ms: 0,
+        early_us: 0,
+        cost_us: 0,
+    }
+}
+
+async fn set(tier: &RedisTier, key: &str, value: &str) {
+    let token = tier.token(key).await.unwrap();
+    assert_eq!(tier.put(key, copy(value), token, false).await.unwrap(), Put::Kept);
+}
+
+async fn value(tier: &RedisTier, key: &str) -> Option<String> {
+    let looked = tier.get(key).await.unwrap();
+    looked.copy.map(|copy| String::from_utf8(copy.value.unwrap().to_vec()).unwrap())
+}
+
+fn keys(key: &str) -> Scope {
+    Scope::Keys(vec![key.into()])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_suite_on_one_server() {
+    let Some(server) = redis(&[]) else { return };
+    let place = at(&server);
+    let connection = raw(&server).await;
+    TierSuite::new(move || {
+        let place = place.clone();
+        async move { Arc::new(RedisTier::builder(&place).max_value_bytes(100_000).connect().await.unwrap()) as Arc<_> }
+    })
+    .too_large(100_001)
+    .scribble(move |key, bytes| {
+        let mut connection = connection.clone();
+        async move {
+            let name = format!("{{larder:0}}e:{key}");
+            let _: () = redis::cmd("SET").arg(name).arg(bytes).query_async(&mut connection).await.unwrap();
+        }
+    })
+    .run()
+    .await;
+}
+
+/// A bucket's counters and its entries go together, whoever takes them away.
+#[tokio::test]
+async fn what_a_server_forgets_revives_nothing() {
+    let Some(server) = redis(&[]) else { return };
+    let (tier, other) =
+        (RedisTier::connect(&at(&server)).await.unwrap(), RedisTier::connect(&at(&server)).await.unwrap());
+    let mut connection = raw(&server).await;
+    for forget in [&["FLUSHALL"][..], &["UNLINK", "{larder:0}c"]] {
+        set(&tier, "k", "old").await;
+        let token = tier.get("k").await.unwrap().token;
+        let _: redis::Value = redis::cmd(forget[0]).arg(&forget[1..]).query_async(&mut connection).await.unwrap();
+        // Invalidated while there are no counters.
+        other.invalidate(&keys("k"), false).await.unwrap();
+        other.invalidate(&Scope::Group(Group::Tag("t".into())), false).await.unwrap();
+        assert_eq!(tier.put("k", copy("late"), token, false).await.unwrap(), Put::Fenced);
+        assert_eq!(value(&other, "k").await, None, "a copy of another epoch is absent");
+        assert_eq!(tier.put("k", copy("late"), token, false).await.unwrap(), Put::Fenced);
+        set(&other, "k", "new").await;
+        assert_eq!(value(&tier, "k").await.as_deref(), Some("new"));
+    }
+}
+
+/// A server that comes back with a snapshot brings back copies that were invalidated after it.
+#[tokio::test]
+async fn a_server_that_comes_back_with_an_old_state_revives_nothing() {
+    let Some(server) = redis(&[]) else { return };
+    let program = live::or_skip("redis-server", "redis-server").unwrap();
+    let (tier, other) =
+        (RedisTier::connect(&at(&server)).await.unwrap(), RedisTier::connect(&at(&server)).await.unwrap());
+    set(&tier, "invalidated", "old").await;
+    set(&tier, "kept", "right").await;
+    let token = tier.token("late").await.unwrap();
+    let mut connection = raw(&server).await;
+    let _: () = redis::cmd("SAVE").query_async(&mut connection).await.unwrap();
+    tier.invalidate(&keys("invalidated"), false).await.unwrap();
+    tier.invalidate(&keys("late"), false).await.unwrap();
+    let (directory, port) = server.kill();
+    let server = Server::start_in(directory, port, &program, |command, port, directory| {
+        command.args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"]).arg(directory);
+    });
+    let mut connection = raw(&server).await;
+    let there: bool = redis::cmd("EXISTS").arg("{larder:0}e:invalidated").query_async(&mut connection).await.unwrap();
+    assert!(there, "the server has brought it back: otherwise this tests nothing");
+    // A tier whose connection broke says so once or a few times, and goes on by itself.
+    let mut late = Err(larder::tiered::TierError::TimedOut);
+    for _ in 0..500 {
+        late = other.put("late", copy("late"), token, false).await;
+        if late.is_ok() {
+            break;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    // Whether it lands in what is about to be thrown away does not matter: nobody gets it.
+    late.unwrap();
+    for tier in [&tier, &other] {
+        let mut looked = tier.get("invalidated").await;
+        for _ in 0..500 {
+            if looked.is_ok() {
+                break;
+            }
+            sleep(Duration::from_millis(20)).await;
+            looked = tier.get("invalidated").await;
+        }
+        assert_eq!(looked.unwrap().copy, None);
+        assert_eq!(value(tier, "late").await, None);
+        assert_eq!(value(tier, "kept").await, None, "nobody knows what had happened to it");
+    }
+    set(&tier, "kept", "again").await;
+    assert_eq!(value(&other, "kept").await.as_deref(), Some("again"));
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_is_made_again() {
+    let Some(server) = redis(&[]) else { return };
+    let tier = RedisTier::connect(&at(&server)).await.unwrap();
+    set(&tier, "k", "v").await;
+    let mut connection = raw(&server).await;
+    let _: i64 = redis::cmd("CLIENT")
+        .arg("KILL")
+        .arg("TYPE")
+        .arg("normal")
+        .arg("SKIPME")
+        .arg("yes")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let mut failures = 0;
+    while tier.get("k").await.is_err() {
+        failures += 1;
+        assert!(failures < 500);
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(value(&tier, "k").await.as_deref(), Some("v"), "the server had not restarted: the copy is there");
+}
+
+#[tokio::test]
+async fn operators_see_keys_and_groups() {
+    let Some(server) = redis(&[]) else { return };
+    let tier = RedisTier::connect(&at(&server)).await.unwrap();
+    for at in 0..300 {
+        set(&tier, &format!("shop:{at}"), "v").await;
+    }
+    set(&tier, "shop*:x", "v").await;
+    let (mut found, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = tier.keys("shop:", cursor.as_deref(), 50).await.unwrap();
+        found.extend(page.keys);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    found.sort();
+    found.dedup();
+    assert_eq!(found.len(), 300);
+    assert_eq!(tier.keys("shop*:", None, 10_000).await.unwrap().keys, vec![Arc::from("shop*:x")]);
+    assert!(tier.keys("", Some("nonsense"), 10).await.is_err());
+    tier.invalidate(&Scope::Group(Group::Tag("red".into())), false).await.unwrap();
+    tier.invalidate(&Scope::Group(Group::Prefix("".into())), true).await.unwrap();
+    let mut groups = tier.groups().await.unwrap();
+    groups.sort_by_key(|version| version.hard.max(version.soft));
+    let seen: Vec<_> = groups.iter().map(|version| (&version.group, version.hard, version.soft)).collect();
+    assert_eq!(seen, [(&Group::Tag("red".into()), 1, 0), (&Group::Prefix("".into()), 0, 2)]);
+}
+
+#[tokio::test]
+async fn what_is_set_up_wrong_says_so() {
+    let error = RedisServer::at("localhost:6379").unwrap_err().to_string();
+    assert!(error.contains("redis://host:port"), "{error}");
+    let nowhere = RedisServer::at("redis://user:secret@127.0.0.1:1").unwrap().timeout(Duration::from_millis(500));
+    let error = RedisTier::connect(&nowhere).await.unwrap_err().to_string();
+    assert!(error.contains("127.0.0.1:1") && !error.contains("secret"), "{error}");
+    let error = RedisTier::builder(&nowhere).prefix("a{b").build().unwrap_err().to_string();
+    assert!(error.contains("leave it out"), "{error}");
+    assert!(RedisTier::builder(&nowhere).buckets(0).build().is_err());
+    assert!(RedisServer::cluster([]).is_err());
+}
