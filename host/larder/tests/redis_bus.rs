@@ -151,8 +151,11 @@ async fn one_who_is_cut_off_serves_nothing_that_it_missed() {
         assert_eq!(there.get().await, after, "{wire:?}: acknowledged is done, or not trusted");
         if wire != Wire::Whole {
             assert!(!there.bus.hears(), "{wire:?}");
+            // One may still join the load before it; a copy that is trusted would serve them all.
             let loads = there.loads.load(SeqCst);
-            assert_eq!(there.get().await, after);
+            for _ in 0..100 {
+                assert_eq!(there.get().await, after);
+            }
             assert!(there.loads.load(SeqCst) > loads, "{wire:?}: what it has is not trusted until it hears again");
             proxy.wire.send(Wire::Whole).unwrap();
             there.hears(true).await;

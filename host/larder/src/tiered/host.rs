@@ -473,7 +473,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Listener for Inner<K, V> {
         self.forget_near(&About::Group(Group::Prefix("".into())), false);
     }
 
-    fn trust_until(&self, until: Instant) {
+    fn trust_until(&self, until: tokio::time::Instant) {
         self.near.trust_until(until);
     }
 }
