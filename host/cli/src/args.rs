@@ -1,12 +1,13 @@
 //! The command line: every flag is defined here once, and feeds parsing, help and shell completions.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::capacity::Capacity;
+use crate::demo::controls::Cue;
 use crate::replay::Position;
 use crate::synthetic::Synthetic;
 use crate::{opt, output, trace};
@@ -58,6 +59,8 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Open a shop under load, to look at and to break: stampedes, dead stores, swaps
+    Demo(Demo),
     /// Replay traces against policies: hit ratios, evictions, time a request
     Replay(Box<Replay>),
     /// List the built-in policies; write, inspect and check modules
@@ -133,6 +136,65 @@ pub enum ListFormat {
     Table,
     /// For tools.
     Json,
+}
+
+/// `larder demo`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  Open the shop, and press keys:
+    larder demo
+  See everything once, without a terminal:
+    larder demo --plain
+  Kill the database after five seconds, for a script:
+    larder demo --seconds 15 --at 5=kill-database --at 10=restore-database --format json
+
+Actions for --at:
+  stampede          the hottest key goes, and nothing protects the database
+  protected         the same, under the key's rule
+  kill-far          cut the line to the far tier      restore-far       mend it
+  kill-database     cut the line to the database      restore-database  mend it
+  swap-policy       the next eviction policy, while it runs
+  swap-patterns     the next module of patterns (see --patterns)
+  pause             no more customers                 resume            customers again
+
+Exit codes: 0, and 1 if a read was older than an acknowledged write or invalidation.")]
+pub struct Demo {
+    /// End after so many seconds [default: 30 without a terminal, else when you press q]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: Option<u64>,
+    /// Customers a second
+    #[arg(long, value_name = "N", default_value_t = 500.0, value_parser = rate)]
+    pub rate: f64,
+    /// Products that the shop sells
+    #[arg(long, value_name = "N", default_value = "3000")]
+    pub products: NonZeroU32,
+    /// The eviction policy to begin with: a built-in's name or a module's path, parameters after colons [default: adaptive]
+    #[arg(short, long, value_name = "P")]
+    pub policy: Option<String>,
+    /// A module of patterns (.wasm) to swap in, beside the built-in; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub patterns: Vec<PathBuf>,
+    /// Do something at a time; may be given several times. Without any, and without a terminal, everything is done once
+    #[arg(long, value_name = "SECONDS=ACTION")]
+    pub at: Vec<Cue>,
+    /// Record a stampede without protection and one with it, draw both, and end
+    #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["seconds", "at"])]
+    pub record: Option<PathBuf>,
+    /// A line a second instead of the live view, even on a terminal
+    #[arg(long)]
+    pub plain: bool,
+    /// How to print the report at the end; `json` prints nothing else
+    #[arg(long, value_enum, default_value_t = ListFormat::Table)]
+    pub format: ListFormat,
+    /// What is drawn at random is drawn from this
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| (1.0..=100_000.0).contains(rate));
+    rate.ok_or_else(|| "give a number from 1 to 100000".into())
 }
 
 /// `larder replay`.

@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod capacity;
+pub mod demo;
 pub mod modules;
 pub mod opt;
 pub mod output;

@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser};
 use indicatif::ProgressBar;
 use larder::PolicyError;
 use larder_cli::args::{Cli, Command, ListFormat, Policy, Replay, exit};
+use larder_cli::demo;
 use larder_cli::modules::{self, Card};
 use larder_cli::output;
 use larder_cli::plot;
@@ -60,6 +61,7 @@ fn code(error: &anyhow::Error) -> u8 {
 
 fn run(command: Command) -> anyhow::Result<u8> {
     match command {
+        Command::Demo(args) => demo::run(args),
         Command::Replay(args) => replay_traces(*args),
         Command::Policy(Policy::List { format }) => {
             let cards = modules::builtins()?;

@@ -15,12 +15,12 @@ const TOP: f64 = 44.0;
 const BOTTOM: f64 = 56.0;
 
 /// Colours of equal weight on white and on near-black (after Okabe and Ito, readable with colour blindness too).
-const COLOURS: [&str; 12] = [
+pub(crate) const COLOURS: [&str; 12] = [
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a7fd6", "#a08c00", "#b2627a", "#5f9e3e",
     "#7f7f7f", "#c06be0",
 ];
 
-const STYLE: &str = "\
+pub(crate) const STYLE: &str = "\
 svg { color: #1f2328; font: 13px system-ui, sans-serif } .page { fill: #ffffff }
 @media (prefers-color-scheme: dark) { svg { color: #e6edf3 } .page { fill: #0d1117 } }
 text { fill: currentColor } .title { font-size: 15px; font-weight: 600 }
@@ -36,7 +36,7 @@ struct Line<'r> {
     colour: Option<&'static str>,
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
@@ -63,7 +63,7 @@ fn lines(runs: &[Run]) -> Vec<Line<'_>> {
 }
 
 /// A step for some `count` ticks over `span`: 1, 2 or 5 times a power of ten.
-fn step(span: f64, count: f64) -> f64 {
+pub(crate) fn step(span: f64, count: f64) -> f64 {
     let rough = span / count;
     let power = 10f64.powf(rough.log10().floor());
     [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|&step| step >= rough).unwrap_or(power)

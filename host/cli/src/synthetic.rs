@@ -128,9 +128,13 @@ impl Sampler {
 }
 
 /// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
-struct SplitMix64(u64);
+pub(crate) struct SplitMix64(u64);
 
 impl SplitMix64 {
+    pub(crate) fn new(seed: u64) -> Self {
+        SplitMix64(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -140,12 +144,12 @@ impl SplitMix64 {
     }
 
     /// A number from 0 up to, not including, 1.
-    fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// A number below `bound`, without bias (Lemire, ACM TOMACS 29(1), 2019).
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         loop {
             let wide = u128::from(self.next()) * u128::from(bound);
             let low = wide as u64;
@@ -154,11 +158,21 @@ impl SplitMix64 {
             }
         }
     }
+
+    /// From the exponential distribution with mean 1: the time between arrivals that know nothing of each other.
+    pub(crate) fn exponential(&mut self) -> f64 {
+        -libm::log(1.0 - self.unit())
+    }
+
+    /// From the standard normal distribution (Box and Muller, 1958).
+    pub(crate) fn normal(&mut self) -> f64 {
+        (2.0 * self.exponential()).sqrt() * libm::cos(std::f64::consts::TAU * self.unit())
+    }
 }
 
 /// Ranks 1 to `keys` with probabilities proportional to `rank^-exponent`. The names are the paper's: `h` is the
 /// density, `H` its integral, the hat covers the histogram.
-struct Zipf {
+pub(crate) struct Zipf {
     exponent: f64,
     keys: f64,
     /// `H(1.5) - h(1)`: the hat begins here, so that rank 1 is never rejected.
@@ -170,7 +184,7 @@ struct Zipf {
 }
 
 impl Zipf {
-    fn new(exponent: f64, keys: u64) -> Self {
+    pub(crate) fn new(exponent: f64, keys: u64) -> Self {
         let mut zipf = Zipf { exponent, keys: keys as f64, first: 0.0, last: 0.0, squeeze: 0.0 };
         zipf.first = zipf.integral(1.5) - 1.0;
         zipf.last = zipf.integral(zipf.keys + 0.5);
@@ -197,7 +211,7 @@ impl Zipf {
         libm::exp(ratio * y)
     }
 
-    fn sample(&self, random: &mut SplitMix64) -> u64 {
+    pub(crate) fn sample(&self, random: &mut SplitMix64) -> u64 {
         loop {
             let u = self.last + random.unit() * (self.first - self.last);
             let x = self.inverse(u);

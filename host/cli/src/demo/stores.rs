@@ -1,0 +1,239 @@
+//! What lies between the shop and its stores: lines that can be cut, and counters.
+//!
+//! Whatever the store is, the embedded one or a real one, the shop reaches it over a [`Line`]. To "kill" a store is to cut
+//! its line: calls under way break off, and nobody knows what became of them; new ones are refused. The store keeps what it
+//! has, as a server behind a broken switch does, so that old copies are there again when it comes back. That is harder
+//! for a cache than a store that has lost everything.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use larder::tiered::{
+    BoxFuture, Bus, FarCopy, Listener, Loaded, Looked, News, Put, Save, Scope, Source, SourceError, Tier, TierError,
+    Token,
+};
+use tokio::sync::watch;
+
+/// The line is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cut {
+    /// It was cut before: the call has not left.
+    #[error("the line is cut")]
+    Before,
+    /// It was cut on the way: nobody knows what became of the call.
+    #[error("the line was cut on the way")]
+    Underway,
+}
+
+/// The line to a store.
+#[derive(Debug)]
+pub struct Line {
+    up: watch::Sender<bool>,
+    /// How long a call is on its way, there and back.
+    round_trip: Duration,
+}
+
+impl Line {
+    /// A line that is up.
+    pub fn new(round_trip: Duration) -> Arc<Self> {
+        Arc::new(Line { up: watch::Sender::new(true), round_trip })
+    }
+
+    /// Whether calls come through.
+    pub fn is_up(&self) -> bool {
+        *self.up.borrow()
+    }
+
+    /// Cuts the line, or mends it.
+    pub fn set(&self, up: bool) {
+        self.up.send_replace(up);
+    }
+
+    /// Carries a call.
+    pub async fn carry<T>(&self, call: impl Future<Output = T>) -> Result<T, Cut> {
+        if !self.is_up() {
+            return Err(Cut::Before);
+        }
+        let mut up = self.up.subscribe();
+        let cut = async {
+            // The sender is ours: it does not go away.
+            let _ = up.wait_for(|up| !up).await;
+        };
+        let carried = async {
+            if !self.round_trip.is_zero() {
+                tokio::time::sleep(self.round_trip).await;
+            }
+            call.await
+        };
+        tokio::select! {
+            biased;
+            () = cut => Err(Cut::Underway),
+            answer = carried => Ok(answer),
+        }
+    }
+}
+
+/// What a source was asked, in all.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// Loads that were begun.
+    pub loads: AtomicU64,
+    /// Of these, of the hottest key.
+    pub hottest: AtomicU64,
+    /// Saves that were begun.
+    pub saves: AtomicU64,
+    /// Loads and saves under way, waiting for a connection or at work.
+    pub open: AtomicU64,
+}
+
+struct Open<'a>(&'a AtomicU64);
+
+impl<'a> Open<'a> {
+    fn one(open: &'a AtomicU64) -> Self {
+        open.fetch_add(1, Relaxed);
+        Open(open)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A source at the end of a line, counted.
+pub struct Remote<K, S> {
+    source: S,
+    line: Arc<Line>,
+    asked: Arc<Asked>,
+    hottest: Option<K>,
+}
+
+impl<K, S> Remote<K, S> {
+    /// A source at the end of this line; loads of the `hottest` key are counted besides.
+    pub fn new(source: S, line: Arc<Line>, asked: Arc<Asked>, hottest: Option<K>) -> Self {
+        Remote { source, line, asked, hottest }
+    }
+}
+
+impl<K: PartialEq + Send + Sync + 'static, V: Send + Sync + 'static, S: Source<K, V>> Source<K, V> for Remote<K, S> {
+    fn loads(&self) -> bool {
+        self.source.loads()
+    }
+
+    fn saves(&self) -> bool {
+        self.source.saves()
+    }
+
+    fn load<'a>(&'a self, key: &'a K, validator: Option<&'a str>) -> BoxFuture<'a, Result<Loaded<V>, SourceError>> {
+        Box::pin(async move {
+            self.asked.loads.fetch_add(1, Relaxed);
+            if self.hottest.as_ref() == Some(key) {
+                self.asked.hottest.fetch_add(1, Relaxed);
+            }
+            let _open = Open::one(&self.asked.open);
+            self.line.carry(self.source.load(key, validator)).await?
+        })
+    }
+
+    fn save<'a>(&'a self, save: Save<'a, K, V>) -> BoxFuture<'a, Result<(), SourceError>> {
+        Box::pin(async move {
+            self.asked.saves.fetch_add(1, Relaxed);
+            let _open = Open::one(&self.asked.open);
+            self.line.carry(self.source.save(save)).await?
+        })
+    }
+}
+
+/// A far tier at the end of a line, and the bus: as with a real one, where both are one server.
+pub struct RemoteTier<T> {
+    tier: T,
+    line: Arc<Line>,
+}
+
+impl<T> RemoteTier<T> {
+    /// A tier at the end of this line.
+    pub fn new(tier: T, line: Arc<Line>) -> Self {
+        RemoteTier { tier, line }
+    }
+
+    async fn carry<A>(&self, call: impl Future<Output = Result<A, TierError>>) -> Result<A, TierError> {
+        self.line.carry(call).await.map_err(|cut| TierError::Unavailable(cut.to_string()))?
+    }
+}
+
+impl<T: Tier> Tier for RemoteTier<T> {
+    fn summary(&self) -> String {
+        self.tier.summary()
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Looked, TierError>> {
+        Box::pin(self.carry(self.tier.get(key)))
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
+        Box::pin(self.carry(self.tier.get_many(keys)))
+    }
+
+    fn token<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Token, TierError>> {
+        Box::pin(self.carry(self.tier.token(key)))
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        copy: FarCopy,
+        token: Token,
+        write: bool,
+    ) -> BoxFuture<'a, Result<Put, TierError>> {
+        Box::pin(self.carry(self.tier.put(key, copy, token, write)))
+    }
+
+    fn invalidate<'a>(&'a self, scope: &'a Scope, soft: bool) -> BoxFuture<'a, Result<(), TierError>> {
+        Box::pin(self.carry(self.tier.invalidate(scope, soft)))
+    }
+
+    fn leases(&self) -> bool {
+        self.tier.leases()
+    }
+
+    fn lease<'a>(&'a self, key: &'a str, holder: u64, time: Duration) -> BoxFuture<'a, Result<bool, TierError>> {
+        Box::pin(self.carry(self.tier.lease(key, holder, time)))
+    }
+
+    fn release<'a>(&'a self, key: &'a str, holder: u64) -> BoxFuture<'a, Result<(), TierError>> {
+        Box::pin(self.carry(self.tier.release(key, holder)))
+    }
+}
+
+/// A bus at the end of a line.
+pub struct RemoteBus<B> {
+    bus: B,
+    line: Arc<Line>,
+}
+
+impl<B> RemoteBus<B> {
+    /// A bus at the end of this line.
+    pub fn new(bus: B, line: Arc<Line>) -> Self {
+        RemoteBus { bus, line }
+    }
+}
+
+impl<B: Bus> Bus for RemoteBus<B> {
+    fn summary(&self) -> String {
+        self.bus.summary()
+    }
+
+    fn join(&self, listener: Weak<dyn Listener>) {
+        self.bus.join(listener);
+    }
+
+    fn announce<'a>(&'a self, from: &'a Arc<dyn Listener>, news: News) -> BoxFuture<'a, Result<(), TierError>> {
+        Box::pin(async move {
+            let carried = self.line.carry(self.bus.announce(from, news)).await;
+            carried.map_err(|cut| TierError::Unavailable(cut.to_string()))?
+        })
+    }
+}
