@@ -53,6 +53,8 @@ async fn open(args: Demo) -> anyhow::Result<u8> {
     let policies = policies(args.policy.as_deref())?;
     let patterns =
         [Patterns::builtin()].into_iter().chain(args.patterns.iter().map(Patterns::file)).collect::<Vec<_>>();
+    // A file may be no module: better now than in the middle.
+    patterns.iter().try_for_each(|patterns| patterns.load().map(drop))?;
     let plan = Plan {
         products: args.products.get(),
         near: u64::from(args.products.get() / 5).max(16),
@@ -61,10 +63,7 @@ async fn open(args: Demo) -> anyhow::Result<u8> {
         seed: args.seed,
     };
     let shop = Arc::new(Shop::open(plan)?);
-    let stores = Stores {
-        database: format!("an embedded database of {} connections", database::CONNECTIONS),
-        far: "memory, 0.5 ms away".into(),
-    };
+    let stores = Stores { database: "an embedded database".into(), far: "a tier in memory, 0.5 ms away".into() };
     let controls = Controls::new(shop.clone(), policies, patterns);
     let live = io::stdout().is_terminal() && !args.plain && args.record.is_none() && args.format == ListFormat::Table;
     let cues: Vec<Cue> = match (args.at.is_empty(), live) {
@@ -137,9 +136,10 @@ fn picture(controls: &Controls, stores: &Stores, rate: f64) -> anyhow::Result<St
         anyhow::bail!("there were not two stampedes to be drawn: let it run to its end");
     };
     let caption = format!(
-        "{rate:.0} customers a second in {} processes; {}, far tier in {}",
+        "{rate:.0} customers a second, {} processes; {} ({} connections), {}",
         shop::PROCESSES,
         stores.database,
+        database::CONNECTIONS,
         stores.far
     );
     let side = |stampede| picture::Side { stampede, moments: &moments };
@@ -149,7 +149,6 @@ fn picture(controls: &Controls, stores: &Stores, rate: f64) -> anyhow::Result<St
 /// The policies to go around through: the one that was asked for, and then the built-ins.
 fn policies(first: Option<&str>) -> anyhow::Result<Vec<Policy>> {
     let first: Policy = first.unwrap_or(Policy::DEFAULT).parse()?;
-    // Its file, name or parameters may be wrong: better now than in the middle.
     first.load()?;
     let others = Policy::builtins().filter(|name| *name != first.to_string()).map(Policy::builtin);
     Ok([Ok(first.clone())].into_iter().chain(others).collect::<Result<_, _>>()?)

@@ -160,7 +160,7 @@ impl Report {
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let Report { totals, page_ms, .. } = self;
         let all: u64 = self.parts.iter().map(|part| part.loads + part.saves).sum();
-        writeln!(out, "\n{:.0} s on {}, far tier: {}", self.seconds, self.stores.database, self.stores.far)?;
+        writeln!(out, "\n{:.0} s on {} and {}", self.seconds, self.stores.database, self.stores.far)?;
         writeln!(
             out,
             "{} pages asked for: {} answered, {} failed, {} turned away; p50 {}, p99 {}, p99.9 {}, max {}",

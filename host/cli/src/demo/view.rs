@@ -63,7 +63,7 @@ impl Scene {
         };
         let last = |protected| stampedes.iter().rfind(|one| one.protected == protected);
         Scene {
-            stores: format!("{}; far tier: {}", stores.database, stores.far),
+            stores: format!("{} and {}", stores.database, stores.far),
             stampedes: [false, true].map(|one| last(one).map(|stampede| (stampede.clone(), around(stampede)))),
             moments,
             events: controls.events(),
@@ -176,7 +176,7 @@ fn database(frame: &mut Frame<'_>, area: Rect, scene: &Scene) {
     let reads = |moment: &Moment| moment.parts.iter().map(|counts| counts.reads).sum::<u64>();
     let reads = (reads(&now) - reads(&before)) as f64 / seconds;
     let waiting = now.waiting.map_or(String::new(), |waiting| format!(", {} in line", grouped(waiting)));
-    let words = Line::raw(format!("{queries:.0} queries/s for {reads:.0} reads/s{waiting}"));
+    let words = Line::raw(format!("{queries:.0}/s for {reads:.0} reads/s{waiting}"));
     let open = format!("{} queries", grouped(now.open_queries)).bold();
     let title = match scene.database_up {
         true => Line::from_iter([" database: ".into(), open, " under way (drawn) ".into()]),
@@ -235,7 +235,7 @@ fn served(frame: &mut Frame<'_>, area: Rect, scene: &Scene) {
 }
 
 fn stampedes(frame: &mut Frame<'_>, area: Rect, scene: &Scene) {
-    let block = panel(" the hottest key expired: queries under way ");
+    let block = panel(" stampede: queries under way ");
     let inner = block.inner(area);
     frame.render_widget(block, area);
     let most = scene.stampedes.iter().flatten().flat_map(|(_, open)| open).max().copied().unwrap_or(1);
@@ -500,7 +500,7 @@ mod tests {
             worst_p99_ms: 2_500.0,
         };
         Scene {
-            stores: "an embedded database; far tier: memory".into(),
+            stores: "an embedded database and a tier in memory".into(),
             moments: (0..620).map(moment).collect(),
             events: vec![Event {
                 at: 5.0,
@@ -532,11 +532,12 @@ mod tests {
         let screen = drawn(&scene, 80, 24);
         let shown = words(&screen);
         for expected in [
-            "larder demo a shop on an embedded database; far tier: memory 1:01",
+            "larder demo a shop on an embedded database and a tier in memory 1:01",
             "pages: p50 1.5 ms, p99 2.5 s",
             "500/s, 0 failed/s, 7 waiting",
             "database: cut off",
-            "300 queries/s for 2500 reads/s, 104 in line",
+            "300/s for 2500 reads/s, 104 in line",
+            "stampede: queries under way",
             "older than an acknowledged change: 0 of 154,750 reads",
             "served reads/s near % far % db % stale/s rescued/s failed/s age oldest",
             "template 500 80.0 10.0 10.0 0 10 0 2.0 s 12 s",
