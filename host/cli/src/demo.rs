@@ -67,7 +67,8 @@ async fn open(args: Demo) -> anyhow::Result<u8> {
     let controls = Controls::new(shop.clone(), policies, patterns);
     let live = io::stdout().is_terminal() && !args.plain && args.record.is_none() && args.format == ListFormat::Table;
     let cues: Vec<Cue> = match (args.at.is_empty(), live) {
-        _ if args.record.is_some() => vec![Cue { at: Duration::from_secs(5), action: Action::Unprotected }],
+        // First the caches fill, which the database feels.
+        _ if args.record.is_some() => vec![Cue { at: Duration::from_secs(8), action: Action::Unprotected }],
         (false, _) => args.at,
         (true, true) => Vec::new(),
         (true, false) => TOUR.into(),
@@ -125,6 +126,11 @@ async fn both_stampedes(controls: &Arc<Controls>) -> anyhow::Result<()> {
             controls.act(Action::Protected);
         }
     }
+    let stampedes = controls.stampedes();
+    let last = stampedes.last().map_or(0.0, |stampede| stampede.at);
+    let lasted = stampedes.iter().map(|stampede| stampede.lasted).fold(0.0, f64::max);
+    let until = Duration::from_secs_f64(last + picture::after(lasted));
+    tokio::time::sleep(until.saturating_sub(controls.shop.meter.elapsed())).await;
     Ok(())
 }
 

@@ -116,7 +116,7 @@ fn the_picture_of_a_real_run() {
     assert!(report.contains("older than an acknowledged write or invalidation: 0"), "{report}");
     let svg = fs::read_to_string(directory.join("stampede.svg")).expect("the picture");
     well_formed(&svg);
-    assert!(svg.contains("With the key's rule: 1 query for the key"), "{svg}");
+    assert!(svg.contains("Under its rule: 1 query for the key"), "{svg}");
     assert_eq!(svg.matches("<polyline").count(), 4);
 }
 

@@ -42,10 +42,14 @@ impl Side<'_> {
 /// A row of panels: its title, its figure, and how to label its axis.
 type Row = (&'static str, fn(&Moment) -> f64, fn(f64) -> String);
 
+/// How many seconds after the key went are drawn, if the longer stampede lasted so many.
+pub fn after(lasted: f64) -> f64 {
+    (lasted + 1.5).ceil()
+}
+
 /// The picture; `caption` says what the shop was.
 pub fn svg(without: &Side<'_>, with: &Side<'_>, caption: &str) -> String {
-    let lasted = without.stampede.lasted.max(with.stampede.lasted);
-    let after = (lasted + 1.5).ceil();
+    let after = after(without.stampede.lasted.max(with.stampede.lasted));
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" \
          role=\"img\" aria-label=\"A stampede, without protection and with it\">\n<style>\n{STYLE}\n.head {{ font-weight: 600 \
@@ -73,7 +77,7 @@ pub fn svg(without: &Side<'_>, with: &Side<'_>, caption: &str) -> String {
     }
     for ((side, colour), left) in sides.into_iter().zip(COLUMNS) {
         let Stampede { protected, queries, worst_p99_ms, .. } = side.stampede;
-        let rule = if *protected { "With the key's rule" } else { "Without protection (TTL only)" };
+        let rule = if *protected { "Under its rule" } else { "With a TTL alone" };
         let plural = if *queries == 1 { "query" } else { "queries" };
         let said = format!("{rule}: {queries} {plural} for the key, p99 {}", time(*worst_p99_ms));
         let _ = writeln!(svg, "<text class=\"head\" x=\"{left}\" y=\"66\" style=\"fill:{colour}\">{said}</text>");

@@ -184,15 +184,12 @@ impl Report {
             grouped(totals.reviews),
             grouped(totals.unacknowledged),
         )?;
-        writeln!(
-            out,
-            "\n  part         reads   near    far  database  stale  rescued  failed  mean age  loads  saves"
-        )?;
+        writeln!(out, "\n  part       reads  near %  far %   db %  stale rescued failed    age  loads saves")?;
         for PartReport { part, counts, loads, saves, .. } in &self.parts {
-            let percent = |of| format!("{:.1} %", 100.0 * counts.share(of));
+            let percent = |of| 100.0 * counts.share(of);
             writeln!(
                 out,
-                "  {part:<8}  {:>8}  {:>6} {:>6}  {:>8}  {:>5}  {:>7}  {:>6}  {:>6.1} s  {:>5}  {:>5}",
+                "  {part:<8} {:>7}  {:>6.1} {:>6.1} {:>6.1} {:>6} {:>7} {:>6} {:>4.1} s {:>6} {:>5}",
                 grouped(counts.reads),
                 percent(counts.near),
                 percent(counts.far),
