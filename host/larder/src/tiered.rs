@@ -288,8 +288,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
         })
     }
 
-    /// The values of many keys, in their order; the operations run at once. A failure of one is its own. What no tier has is
-    /// loaded in one call, if the source [`loads_many`](Source::loads_many).
+    /// The values of many keys, in their order; the operations run at once. A failure of one is its own. A far tier is asked for
+    /// all of them in one round trip, and what no tier has is loaded in one call, if the source [`loads_many`](Source::loads_many).
     pub async fn get_many(&self, keys: &[K]) -> Vec<Result<Option<V>, TieredError>> {
         let mut values = Vec::with_capacity(keys.len());
         let mut ops = Vec::new();
@@ -309,9 +309,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
             let members = gather::Member::all(source, ops.len());
             ops.iter_mut().zip(members).for_each(|((_, op), member)| op.member = Some(member));
         }
-        let mut first: Vec<_> = ops.iter_mut().map(|(_, op)| &mut **op).collect();
-        Op::begin_many(&mut first);
-        let begun: Vec<_> = ops.into_iter().map(|(at, op)| (at, self.inner.begin(*op))).collect();
+        let mut reads: Vec<_> = ops.iter_mut().map(|(_, op)| &mut **op).collect();
+        Op::begin_together(&mut reads).await;
+        let mut begun = Vec::with_capacity(ops.len());
+        for (at, op) in ops {
+            begun.push((at, self.inner.go_on(*op).await));
+        }
         for (at, answer) in begun {
             values[at] = ended(answer.await).map(|reply| match reply {
                 Reply::Served(served) => served.value,
@@ -389,11 +392,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     }
 
     async fn ask(&self, key: &K, traits: Traits) -> Result<Lookup<K, V>, TieredError> {
-        let op = match self.prepare(key, traits) {
+        let mut op = match self.prepare(key, traits) {
             Ok(served) => return Ok(Lookup::Hit(served)),
-            Err(op) => *op,
+            Err(op) => op,
         };
-        match self.inner.run(op).await? {
+        Op::begin_together(&mut [&mut *op]).await;
+        match ended(self.inner.go_on(*op).await.await)? {
             Reply::Served(served) => Ok(Lookup::Hit(served)),
             Reply::Missed(ticket) => Ok(Lookup::Miss(ticket)),
             Reply::Done => Err(TieredError::new(Failure::Unsupported)),

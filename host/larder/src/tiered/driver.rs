@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::board::{End, Joined, Lead};
-use super::far::{self, FarCopy, Put, Scope as FarScope};
+use super::far::{self, FarCopy, Looked, Put, Scope as FarScope};
 use super::gather::Member;
 use super::groups::{Group, Reached};
 use super::host::Inner;
@@ -133,8 +133,9 @@ pub(crate) struct Op<K: Key, V: Clone + Send + Sync + 'static> {
     started: u64,
     /// The bits for the first step, where they were drawn already.
     pub(crate) random: Option<u64>,
-    /// The first answer, where it was asked for together with others.
-    first: Option<Answer>,
+    /// How far it was taken together with others, or by its caller: what has happened, and the answer to that if it was asked
+    /// for already.
+    begun: Option<(Event, Option<Answer>)>,
     pub(crate) near_token: Option<Token>,
     pub(crate) far_tokens: Vec<Option<far::Token>>,
     pub(crate) held: Option<Held<V>>,
@@ -167,7 +168,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             cookie: 0,
             started: inner.near.now(),
             random: None,
-            first: None,
+            begun: None,
             near_token: None,
             far_tokens: vec![None; inner.far.len()],
             held: None,
@@ -206,23 +207,105 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         Turn { moment: Moment { now: self.inner.near.now(), random }, operation: self.operation(), event }
     }
 
-    /// Takes the first step of many operations in one call. Where that does not work out, each takes its own.
-    pub(crate) fn begin_many(ops: &mut [&mut Self]) {
+    /// Takes reads as far as their callers may take them themselves: their first steps, each in one call for all, and the looks
+    /// in far tiers that these ask for, each in one round trip for all. Nothing is led or loaded yet, so a caller who leaves
+    /// takes nothing along; and a far hit needs no task.
+    pub(crate) async fn begin_together(ops: &mut [&mut Self]) {
+        ops.iter_mut().for_each(|op| op.begun = Some((Event::Start, None)));
+        Self::step_together(ops);
+        // Each look leads to another tier, or to none.
+        for _ in 1..8 {
+            let Some(tier) = ops.iter().find_map(|op| op.wants_to_look()) else { return };
+            let looking = ops.iter_mut().map(|op| &mut **op).filter(|op| op.wants_to_look() == Some(tier));
+            let mut looking: Vec<_> = looking.collect();
+            Self::look_together(tier, &mut looking).await;
+            Self::step_together(&mut looking);
+        }
+    }
+
+    /// Takes the next step of operations in one call. Where that does not work out, each takes its own.
+    fn step_together(ops: &mut [&mut Self]) {
         let Some(book) = ops.first().map(|op| op.book.clone()) else { return };
-        if ops.len() < 2 || !ops.iter().all(|op| Arc::ptr_eq(&op.book, &book)) {
+        if !ops.iter().all(|op| Arc::ptr_eq(&op.book, &book)) {
             return;
         }
-        let turns: Vec<_> = ops.iter_mut().map(|op| op.turn(Event::Start)).collect();
-        if let Ok(answers) = book.step_many(&turns) {
-            ops.iter_mut().zip(answers).for_each(|(op, answer)| op.first = Some(answer));
+        let turns: Vec<_> =
+            ops.iter_mut().map(|op| op.turn(op.begun.map_or(Event::Start, |(event, _)| event))).collect();
+        let answers = match turns[..] {
+            [Turn { moment, operation, event }] => book.step(moment, operation, event).map(|answer| vec![answer]),
+            _ => book.step_many(&turns),
+        };
+        if let Ok(answers) = answers {
+            ops.iter_mut().zip(turns).zip(answers).for_each(|((op, turn), answer)| {
+                op.begun = Some((turn.event, Some(answer)));
+            });
         }
+    }
+
+    /// The far tier in which its next step is to look.
+    fn wants_to_look(&self) -> Option<u8> {
+        match self.begun {
+            Some((_, Some(Answer { action: Action::Look(tier @ 1..8), .. }))) => {
+                (self.kind == Kind::Read && self.has_tiers(1 << tier)).then_some(tier)
+            }
+            _ => None,
+        }
+    }
+
+    async fn look_together(tier: u8, ops: &mut [&mut Self]) {
+        for op in ops.iter_mut() {
+            if let Some((_, Some(answer))) = op.begun {
+                op.cookie = answer.cookie;
+            }
+            op.begun = Some((Event::TierDown, None));
+        }
+        let Some(inner) = ops.first().map(|op| op.inner.clone()) else { return };
+        let far = &inner.far[usize::from(tier) - 1];
+        let mut asked = Vec::with_capacity(ops.len());
+        for op in ops {
+            if let About::Key(key) = &op.about {
+                let name: Arc<str> = inner.far_name(key).into();
+                if !far.owes(&name) {
+                    asked.push((op, name));
+                }
+            }
+        }
+        let names: Vec<_> = asked.iter().map(|(_, name)| name.clone()).collect();
+        let limit = inner.limits.tier;
+        let looked = match &names[..] {
+            [] => return,
+            [name] => far.call(limit, far.tier.get(name)).await.map(|looked| vec![looked]),
+            _ => far.call(limit, far.tier.get_many(&names)).await,
+        };
+        let Ok(looked) = looked else { return };
+        if looked.len() != asked.len() {
+            tracing::warn!(tier = far.tier.summary(), "{} answers for {} keys", looked.len(), asked.len());
+            return;
+        }
+        for ((op, name), looked) in asked.into_iter().zip(looked) {
+            let event = match op.take_looked(tier, &name, looked) {
+                Some(found) => {
+                    op.take_if_better(found);
+                    Event::Found
+                }
+                None => Event::Absent,
+            };
+            op.begun = Some((event, None));
+        }
+    }
+
+    /// Whether all that is left to do is to serve a copy that it holds, and to keep it in tier 0 at most.
+    pub(crate) fn only_serves(&self) -> bool {
+        let Some((_, Some(Answer { action: Action::Serve(serving), .. }))) = &self.begun else { return false };
+        let is_near = |keeping: &Keeping| keeping.tiers == 1 && !keeping.announce;
+        serving.then == Then::End && serving.what == What::Held && serving.keep.as_ref().is_none_or(is_near)
     }
 
     /// Runs to the end.
     pub(crate) async fn run(mut self) -> Option<u64> {
-        let mut event = Event::Start;
+        let (mut event, mut begun) = self.begun.take().unwrap_or((Event::Start, None));
         for _ in 0..MOST_STEPS {
-            let answer = match self.first.take() {
+            let answer = match begun.take() {
                 Some(answer) => answer,
                 None => {
                     let Turn { moment, operation, event } = self.turn(event);
@@ -490,24 +573,30 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     /// Looks into a far tier, and takes its token.
     pub(crate) async fn look_far(&mut self, tier: u8) -> Result<Option<Held<V>>, ()> {
         let About::Key(key) = &self.about else { return Err(()) };
-        let stamp = self.near_token.map_or(0, |token| token.stamp);
         let far = &self.inner.far[usize::from(tier) - 1];
         let name = self.inner.far_name(key);
         if far.owes(&name) {
             return Err(());
         }
         let looked = far.call(self.inner.limits.tier, far.tier.get(&name)).await.map_err(drop)?;
+        Ok(self.take_looked(tier, &name, looked))
+    }
+
+    /// Takes over what a far tier has of the key: the token, and the copy.
+    fn take_looked(&mut self, tier: u8, name: &str, looked: Looked) -> Option<Held<V>> {
         self.far_tokens[usize::from(tier) - 1] = Some(looked.token);
         if looked.damaged {
             self.inner.tally.damaged.fetch_add(1, Relaxed);
-            tracing::warn!(tier = far.tier.summary(), key = name, "what lies in a far tier cannot be read");
+            let tier = self.inner.far[usize::from(tier) - 1].tier.summary();
+            tracing::warn!(tier, key = name, "what lies in a far tier cannot be read");
         }
-        let Some(found) = looked.copy else { return Ok(None) };
+        let found = looked.copy?;
         self.inner.tally.far_hits.fetch_add(1, Relaxed);
-        Ok(self.inner.copy_of_far(found, stamp).map(|copy| {
+        let stamp = self.near_token.map_or(0, |token| token.stamp);
+        self.inner.copy_of_far(found, stamp).map(|copy| {
             let until = copy.fresh_until();
             Held { tier, copy: Arc::new(copy), until }
-        }))
+        })
     }
 
     // ---- join

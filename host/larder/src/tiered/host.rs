@@ -269,6 +269,17 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         answer
     }
 
+    /// Goes on with a read that its caller has begun: in a task of its own, unless nothing is left that others could wait for.
+    pub(super) async fn go_on(&self, mut op: Op<K, V>) -> oneshot::Receiver<Result<Reply<K, V>, TieredError>> {
+        if !op.only_serves() {
+            return self.begin(op);
+        }
+        let (reply, answer) = oneshot::channel();
+        op.reply = Some(reply);
+        op.run().await;
+        answer
+    }
+
     /// Runs an operation in a task of its own, and waits for what its caller gets.
     pub(super) async fn run(&self, op: Op<K, V>) -> Result<Reply<K, V>, TieredError> {
         ended(self.begin(op).await)
