@@ -37,6 +37,10 @@ mod gate;
 mod gather;
 mod groups;
 mod host;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 mod near;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -66,6 +70,10 @@ pub use far::{
     BoxFuture, FarCopy, Group, GroupVersion, KeyPage, Looked, MemoryTier, Put, Scope, Tier, TierError, Token,
 };
 pub use gate::{GateLimits, GateStats};
+#[cfg(feature = "http")]
+pub use http::HttpSource;
+#[cfg(feature = "mysql")]
+pub use mysql::MySqlSource;
 pub use near::Key;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresSource;

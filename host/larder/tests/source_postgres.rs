@@ -1,5 +1,4 @@
 //! The source over PostgreSQL, against a server that the test starts.
-#![cfg(feature = "postgres")]
 
 mod live;
 
@@ -317,6 +316,24 @@ async fn no_secret_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tls_is_as_the_url_says() {
+    let Some(server) = postgres::start_with_tls() else { return };
+    let load = async |options: String| {
+        let url = format!("{}?{options}", postgres::url(server.port));
+        let query = "select ssl from pg_stat_ssl where pid = pg_backend_pid() and :key = 1";
+        PostgresSource::<i64, Json>::connect(url).load(query).build().unwrap().load(&1, None).await
+    };
+    let ca = server.directory().join("ca.pem").display().to_string();
+    assert_eq!(load("sslmode=disable".into()).await.unwrap(), Loaded::value(json!({"ssl": false})));
+    assert_eq!(load("sslmode=require".into()).await.unwrap(), Loaded::value(json!({"ssl": true})));
+    let verified = load(format!("sslmode=verify-full&sslrootcert={ca}")).await.unwrap();
+    assert_eq!(verified, Loaded::value(json!({"ssl": true})));
+    let (kind, message) = failure(load("sslmode=verify-full".into()).await);
+    assert_eq!(kind, Failure::Unavailable);
+    assert!(message.contains("certificate"), "nobody here knows who has signed it: {message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn too_much_at_once_and_too_slow_are_told_apart() {
     let Some(server) = postgres::start() else { return };
     let source = PostgresSource::<i64, Json>::connect(postgres::url(server.port))
@@ -327,14 +344,19 @@ async fn too_much_at_once_and_too_slow_are_told_apart() {
         .build()
         .unwrap();
     let source = Arc::new(source);
+    while source.load(&0, None).await.is_err() {}
     let long = tokio::spawn({
         let source = source.clone();
         async move { source.load(&10, None).await }
     });
-    while source.pool().size() == 0 || source.pool().num_idle() > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    let mut loaded = Ok(Loaded::absent());
+    for _ in 0..10_000 {
+        loaded = source.load(&0, None).await;
+        if loaded.is_err() {
+            break;
+        }
     }
-    let (kind, message) = failure(source.load(&0, None).await);
+    let (kind, message) = failure(loaded);
     assert_eq!(kind, Failure::Overloaded);
     assert!(message.contains("no connection came free within 300ms, of 1 at most"), "{message}");
     let (kind, message) = failure(long.await.unwrap());

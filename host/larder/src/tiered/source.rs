@@ -48,6 +48,14 @@ impl<V> Loaded<V> {
         Loaded::new(Answer::Unchanged)
     }
 
+    /// The value; none if the source has no such key, or says that the copy which is there is still right.
+    pub fn into_value(self) -> Option<V> {
+        match self.value {
+            Answer::Value(value) => Some(value),
+            Answer::Absent | Answer::Unchanged => None,
+        }
+    }
+
     /// How long it is fresh, by what the source says. Zero: it is not to be kept.
     #[must_use]
     pub fn fresh_for(mut self, time: Duration) -> Self {

@@ -1,6 +1,6 @@
 //! What sources over SQL databases share: queries with named parameters, rows that become values, errors that say what
-//! can be done. The databases themselves are [`postgres`](super::postgres) and, to come, MySQL, each a few functions
-//! ([`SqlDatabase`]).
+//! can be done. The databases themselves are [`postgres`](super::postgres) and [`mysql`](super::mysql), each a few
+//! functions ([`SqlDatabase`]).
 //!
 //! **Queries** are the database's own SQL; this is no query builder. Their parameters have names, and are bound, never
 //! spliced into the text:
@@ -79,6 +79,9 @@ use statement::{Name, Purpose, Statement};
 
 /// So many keys or writes are sent in one statement; more are sent in several.
 const CHUNK: usize = 1_000;
+
+/// After so long without a connection it is asked whether connections are refused.
+const PROBE_AFTER: Duration = Duration::from_millis(30);
 
 /// What a database brings along, for [`SqlSource`] to work over it.
 pub trait SqlDatabase: sqlx::Database + HasStatementCache {
@@ -546,7 +549,7 @@ impl<'a> Given<'a> {
     }
 }
 
-/// A [`Source`] over a SQL database: [`PostgresSource`](super::PostgresSource).
+/// A [`Source`] over a SQL database: [`PostgresSource`](super::PostgresSource), [`MySqlSource`](super::MySqlSource).
 pub struct SqlSource<D: SqlDatabase, K, V> {
     pool: Pool<D>,
     place: Arc<str>,
@@ -639,16 +642,16 @@ impl<D: SqlDatabase, K: Key, V: Clone + Send + Sync + 'static> SqlSource<D, K, V
     ///
     /// Where connections are refused, the pool tries again until its time is up, as is right for a server that is starting.
     /// A cache has something better to do: it serves an old copy. So a second connection is tried beside, whose refusal is
-    /// the answer at once.
+    /// the answer.
     async fn connection(&self, query: &'static str) -> Result<PoolConnection<D>, SourceError> {
         let mut acquiring = pin!(self.pool.acquire());
         let opens = self.pool.num_idle() > 0 || self.pool.size() < self.pool.options().get_max_connections();
         let mut refused = pin!(async {
-            match &self.address {
-                Some((host, port)) if opens => match TcpStream::connect((host.as_str(), *port)).await {
-                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => error,
-                    _ => std::future::pending().await,
-                },
+            let (Some((host, port)), true) = (&self.address, opens) else { return std::future::pending().await };
+            // Not at once: where all is well there is nothing to find out, and each try is work for the server.
+            tokio::time::sleep(PROBE_AFTER).await;
+            match TcpStream::connect((host.as_str(), *port)).await {
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => error,
                 _ => std::future::pending().await,
             }
         });

@@ -4,6 +4,7 @@
 //! is set, that is a failure, so that nothing is skipped there in silence.
 #![allow(dead_code, unreachable_pub, reason = "each test that includes this uses its own part")]
 
+pub mod mariadb;
 pub mod postgres;
 
 use std::io::{self, Write};

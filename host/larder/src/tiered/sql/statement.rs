@@ -327,9 +327,9 @@ mod tests {
         assert_eq!(written(Purpose::Load, r"select '\' where b = :key", POSTGRES), r"select '\' where b = $1");
         // What never ends is the database's to refuse; nothing here runs over.
         for sql in ["'", "\"a", "/* :key", "$a$ :key", "--", ":", "$", "E'\\"] {
-            for dialect in [POSTGRES, MYSQL] {
-                Statement::parse(Purpose::Load, sql, dialect).unwrap_err();
-            }
+            Statement::parse(Purpose::Load, sql, POSTGRES).unwrap_err();
+            // There, a dollar is a letter.
+            assert_eq!(Statement::parse(Purpose::Load, sql, MYSQL).is_ok(), sql.starts_with('$') && sql.len() > 1);
         }
     }
 
