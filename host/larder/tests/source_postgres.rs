@@ -109,13 +109,14 @@ struct Stock {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_comes_twice_is_done_once() {
     let Some(server) = postgres::start() else { return };
-    run(&pool(server.port).await, TABLES).await;
+    let pool = pool(server.port).await;
+    run(&pool, TABLES).await;
+    run(&pool, "insert into stock values (1, 0)").await;
     let source = PostgresSource::<i64, Stock>::connect(postgres::url(server.port))
         .load("select sold from stock where id = :key")
         .save(
             "with new as (insert into writes (id) values (:write_id::uuid) on conflict do nothing returning id)
-             insert into stock select :key, (:value->>'sold')::bigint from new
-             on conflict (id) do update set sold = stock.sold + excluded.sold",
+             update stock set sold = sold + (:value->>'sold')::bigint from new where stock.id = :key",
         )
         .build()
         .unwrap();
@@ -186,6 +187,38 @@ async fn rows_are_json_where_there_is_no_type() {
         .build()
         .unwrap();
     assert_eq!(closure.load(&key, None).await.unwrap(), Loaded::value(vec![1]));
+}
+
+/// A query that leaves out what is large where the copy has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unchanged_row_moves_no_document() {
+    let Some(server) = postgres::start() else { return };
+    let pool = pool(server.port).await;
+    run(
+        &pool,
+        "create table products (id bigint primary key, version bigint not null);
+         create table documents (product bigint primary key, document jsonb not null);
+         insert into products values (1, 7);
+         insert into documents values (1, '{\"large\": true}')",
+    )
+    .await;
+    let query = "select p.id, p.version, d.document from products p
+         left join documents d on d.product = p.id and p.version::text is distinct from :version
+         where p.id = :key";
+    let source = PostgresSource::<i64, Json>::over(pool.clone()).load(query).version_column("version").build().unwrap();
+    let row = json!({"id": 1, "version": 7, "document": {"large": true}});
+    assert_eq!(source.load(&1, None).await.unwrap(), Loaded::value(row.clone()).validator("7"));
+    assert_eq!(source.load(&1, Some("6")).await.unwrap(), Loaded::value(row).validator("7"));
+    assert_eq!(source.load(&1, Some("7")).await.unwrap(), Loaded::unchanged());
+    // That it is left out can be seen where the row is read.
+    let seen = PostgresSource::<i64, bool>::over(pool)
+        .load_with(query, |row| {
+            sqlx::Row::try_get::<Option<Json>, _>(row, "document").map(|document| document.is_some())
+        })
+        .build()
+        .unwrap();
+    assert_eq!(seen.load(&1, Some("7")).await.unwrap(), Loaded::value(false));
+    assert_eq!(seen.load(&1, None).await.unwrap(), Loaded::value(true));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -187,7 +187,8 @@ impl<K, V> Clone for Save<'_, K, V> {
 
 impl<K, V> Copy for Save<'_, K, V> {}
 
-/// Where values come from, and go to.
+/// Where values come from, and go to. What is promised here is a suite, too, to hold an implementation against:
+/// `testkit::SourceSuite` (feature `testkit`).
 pub trait Source<K, V>: Send + Sync + 'static {
     /// Whether it can be loaded from.
     fn loads(&self) -> bool {

@@ -36,11 +36,11 @@
 //! database twice. To save a value twice does no harm; to add to a number does. `:write_id` is the same for each try:
 //!
 //! ```sql
-//! -- PostgreSQL, a table of what was done; one statement, so it is one transaction:
-//! with new as (insert into writes (id) values (:write_id) on conflict do nothing returning id)
-//! update stock set sold = sold + (:value->>'sold')::int from new where stock.id = :key;
-//! -- Any database, in the row itself; writes of one key come in order, so the last one is enough:
-//! update stock set sold = if(last_write = :write_id, sold, sold + json_value(:value, '$.sold')), last_write = :write_id
+//! -- PostgreSQL, with a table of what was done; one statement, so it is one transaction. Old rows of it can be deleted.
+//! with new as (insert into writes (id) values (:write_id::uuid) on conflict do nothing returning id)
+//! update stock set sold = sold + (:value->>'sold')::bigint from new where stock.id = :key;
+//! -- MySQL, in the row itself: writes of one key come in order, so to know the last one is enough.
+//! update stock set sold = sold + json_value(:value, '$.sold'), last_write = :write_id
 //! where id = :key and not (last_write <=> :write_id);
 //! ```
 //!
