@@ -18,7 +18,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Tiered`] is one keyspace: keys and values of one type under one rule. Its tier 0 is a [`Cache`](crate::Cache), with
+//! [`Tiered`] is one keyspace: keys and values of one type under one rule. Its tier 0 is a [`Cache`], with
 //! any eviction policy; behind it come far tiers ([`Tier`]) that several processes may share, and a [`Source`]. What a rule
 //! may set is what the module's card lists: see [`Patterns`](crate::Patterns).
 //!
