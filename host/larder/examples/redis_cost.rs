@@ -7,12 +7,12 @@
 
 use std::time::Instant;
 
-use larder::tiered::{RedisServer, RedisTier, Tiered};
+use larder::tiered::{RedisServer, RedisTier, Tier, Tiered};
 use redis::AsyncCommands;
 
 /// More keys than tier 0 has room for, read in turn: each read goes to Redis.
-const KEYS: usize = 4_000;
-const NEAR: u64 = 100;
+const KEYS: usize = 20_000;
+const NEAR: u64 = 1_100;
 const ROUNDS: usize = 31;
 const SINGLE: usize = 300;
 const BATCH: usize = 100;
@@ -46,6 +46,8 @@ async fn measure(url: &str, size: usize) -> Result<(), Box<dyn std::error::Error
     }
     let far_hits = cache.stats().far_hits;
     let (mut gets, mut many) = (Vec::new(), Vec::new());
+    let tier = RedisTier::connect(&RedisServer::at(url)?).await?;
+    let (mut alone, mut alone_many) = (Vec::new(), Vec::new());
     let (mut bare_us, mut tiered_us, mut at) = (Vec::new(), Vec::new(), 0);
     for _ in 0..ROUNDS {
         let keys: Vec<_> = (0..SINGLE).map(|offset| (at + offset * 7) % KEYS).collect();
@@ -64,6 +66,12 @@ async fn measure(url: &str, size: usize) -> Result<(), Box<dyn std::error::Error
         gets.push(tiered / bare);
         bare_us.push(bare / SINGLE as f64 * 1e6);
         tiered_us.push(tiered / SINGLE as f64 * 1e6);
+        let far_names: Vec<_> = keys.iter().map(|key| format!("cost{size}:{key}")).collect();
+        let began = Instant::now();
+        for name in &far_names {
+            assert!(tier.get(name).await?.copy.is_some());
+        }
+        alone.push(began.elapsed().as_secs_f64() / bare);
         at += SINGLE * 7 + 1;
 
         let batches: Vec<Vec<_>> = (0..BATCHES)
@@ -84,17 +92,26 @@ async fn measure(url: &str, size: usize) -> Result<(), Box<dyn std::error::Error
             }
         }
         many.push(began.elapsed().as_secs_f64() / bare);
+        let far_names = |batch: &Vec<usize>| batch.iter().map(|key| format!("cost{size}:{key}").into()).collect();
+        let far_names: Vec<Vec<std::sync::Arc<str>>> = batches.iter().map(far_names).collect();
+        let began = Instant::now();
+        for names in &far_names {
+            assert_eq!(tier.get_many(names).await?.len(), BATCH);
+        }
+        alone_many.push(began.elapsed().as_secs_f64() / bare);
         at += BATCH * BATCHES * 3 + 1;
     }
     let far_hits = cache.stats().far_hits - far_hits;
     let reads = ROUNDS * (SINGLE + BATCH * BATCHES);
     println!(
-        "{size:>6} bytes: a miss served by Redis {:.2} × GET ({:.0} µs, {:.0} µs); get_many of {BATCH} {:.2} × MGET; \
-         {:.1} % of the reads came from Redis",
+        "{size:>6} bytes: a miss served by Redis {:.2} × GET (the tier alone {:.2}; {:.0} µs, {:.0} µs); get_many of {BATCH} \
+         {:.2} × MGET (the tier alone {:.2}); {:.1} % of the reads came from Redis",
         median(gets),
+        median(alone),
         median(tiered_us),
         median(bare_us),
         median(many),
+        median(alone_many),
         far_hits as f64 / reads as f64 * 100.0,
     );
     Ok(())

@@ -39,6 +39,8 @@ mod groups;
 mod host;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "memcached")]
+mod memcached;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 mod near;
@@ -72,6 +74,8 @@ pub use far::{
 pub use gate::{GateLimits, GateStats};
 #[cfg(feature = "http")]
 pub use http::HttpSource;
+#[cfg(feature = "memcached")]
+pub use memcached::{MemcachedSetupError, MemcachedTier, MemcachedTierBuilder};
 #[cfg(feature = "mysql")]
 pub use mysql::MySqlSource;
 pub use near::Key;
