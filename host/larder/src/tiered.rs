@@ -33,6 +33,7 @@ mod driver;
 mod envelope;
 mod fallback;
 mod far;
+mod flusher;
 mod gate;
 mod gather;
 mod groups;
@@ -41,6 +42,7 @@ mod host;
 pub mod http;
 #[cfg(feature = "memcached")]
 mod memcached;
+mod journal;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 mod near;
@@ -76,6 +78,9 @@ pub use gate::{GateLimits, GateStats};
 pub use http::HttpSource;
 #[cfg(feature = "memcached")]
 pub use memcached::{MemcachedSetupError, MemcachedTier, MemcachedTierBuilder};
+pub use journal::{
+    Change, Contents, Journal, JournalBuilder, JournalError, JournalStats, Logged, Record, Store, StoreError,
+};
 #[cfg(feature = "mysql")]
 pub use mysql::MySqlSource;
 pub use near::Key;
@@ -318,7 +323,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
             });
         }
         if let Some(source) = self.inner.source.clone().filter(|source| source.loads_many()) {
-            let members = gather::Member::all(source, ops.len());
+            let members = gather::Member::all(ops.len(), gather::load_many(source));
             ops.iter_mut().zip(members).for_each(|((_, op), member)| op.member = Some(member));
         }
         let mut reads: Vec<_> = ops.iter_mut().map(|(_, op)| &mut **op).collect();
@@ -560,6 +565,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     fn open(&self, module: &PatternsModule, rules: &[(String, Value)]) -> Result<Rulebook, RuleError> {
         let keyspace = self.inner.book.read().keyspaces[0].clone();
         builder::open(module, keyspace, rules, self.inner.steps.clone())
+    }
+
+    /// Takes no more writes that are to be saved later, saves what the journal has, and waits for that, or for so long. How
+    /// many writes are left then: they are in the journal, and are saved after the next start. Reads go on.
+    pub async fn shutdown(&self, limit: Duration) -> usize {
+        match &self.inner.journal {
+            Some(part) => part.drain(limit).await,
+            None => 0,
+        }
     }
 
     /// Swaps the eviction policy of tier 0: see [`Cache::swap_policy`](crate::Cache::swap_policy).

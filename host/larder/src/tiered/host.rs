@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::board::Board;
 use super::driver::{self, About, Landing, Op, Reply};
 use super::gate::{Ended, Gate, GateLimits};
+use super::journal::{Part, Record};
 use super::near::{Copy, Near};
 use super::source::Answer;
 use super::stats::Counters;
@@ -21,7 +22,7 @@ use super::{
     WriteId,
 };
 use crate::Value;
-use crate::engine::steps::{self, Kind, Outcome, Rulebook, Terms, Traits};
+use crate::engine::steps::{self, Incoming, Kind, Outcome, Rulebook, Terms, Traits};
 use crate::eviction::NEVER;
 use crate::patterns::PatternsModule;
 
@@ -107,6 +108,7 @@ pub(crate) struct Inner<K: Key, V> {
     /// What stands before the source.
     pub(super) source_gate: Arc<Gate>,
     pub(super) bus: Option<Arc<dyn Bus>>,
+    pub(super) journal: Option<Part>,
     pub(super) codec: Option<Codec<V>>,
     pub(super) board: Arc<Board<K, Landing<V>>>,
     pub(super) refreshing: Mutex<HashSet<K>>,
@@ -199,6 +201,39 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         let incoming = driver::incoming(&loaded, cost_us, u32::try_from(size).unwrap_or(u32::MAX));
         let value = if let Answer::Value(value) = loaded.value { Some(value) } else { None };
         Landing { value, validator: loaded.validator, tags: loaded.tags.into(), incoming }
+    }
+
+    /// A write as a journal has it.
+    pub(super) fn record(&self, part: &Part, key: &K, brought: Option<&Landing<V>>) -> Record {
+        let Some(brought) = brought else { return part.record(&key.text(), None) };
+        let encode = |value| self.codec.as_ref().map(|codec| (codec.encode)(value).into());
+        let Incoming { fresh_ms, stale_ms, rescue_ms, .. } = brought.incoming;
+        Record {
+            validator: brought.validator.clone(),
+            tags: brought.tags.clone(),
+            fresh_ms,
+            stale_ms,
+            rescue_ms,
+            ..part.record(&key.text(), brought.value.as_ref().and_then(encode))
+        }
+    }
+
+    /// The same as it was brought.
+    pub(super) fn landing_of(&self, record: &Record) -> Result<Landing<V>, Box<dyn Error + Send + Sync>> {
+        let value = match (&record.value, &self.codec) {
+            (Some(bytes), Some(codec)) => Some((codec.decode)(bytes)?),
+            _ => None,
+        };
+        let size = record.value.as_ref().map_or(0, |bytes| bytes.len());
+        let incoming = Incoming {
+            cost_us: 0,
+            size: u32::try_from(size).unwrap_or(u32::MAX),
+            negative: value.is_none(),
+            fresh_ms: record.fresh_ms,
+            stale_ms: record.stale_ms,
+            rescue_ms: record.rescue_ms,
+        };
+        Ok(Landing { value, validator: record.validator.clone(), tags: record.tags.clone(), incoming })
     }
 
     pub(super) fn far_copy(
