@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use larder::tiered::{BoxFuture, Journal, Loaded, Save, Source, SourceError, Tiered};
+use larder::tiered::{BoxFuture, Codec, Journal, Loaded, Save, Source, SourceError, Tiered};
 
 /// A source that takes what it gets.
 struct Taking;
@@ -45,7 +45,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let cache = Tiered::<u64, u64>::builder()
             .max_capacity(100_000)
             .source(Taking)
-            .codec(|value: &u64| value.to_le_bytes().to_vec(), |bytes| bytes.try_into().map(u64::from_le_bytes))
+            .codec(Codec::new(
+                |value: &u64| value.to_le_bytes().to_vec(),
+                |bytes| bytes.try_into().map(u64::from_le_bytes),
+            ))
             .journal(journal.clone())
             .rule("write", "write-behind")
             .build()?;

@@ -29,6 +29,7 @@
 mod board;
 mod builder;
 mod bus;
+mod codec;
 mod driver;
 mod envelope;
 mod fallback;
@@ -67,8 +68,11 @@ use serde::Serialize;
 
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisBus, RedisBusBuilder, RedisServer, RedisSetupError, RedisTier, RedisTierBuilder};
+#[cfg(feature = "config")]
+pub(crate) use builder::check_rule;
 pub use builder::{RuleError, TieredBuildError, TieredBuilder};
 pub use bus::{Bus, Listener, LocalBus, News};
+pub use codec::{BoxError, Codec};
 pub use envelope::{Envelope, EnvelopeError};
 pub use far::{
     BoxFuture, FarCopy, Group, GroupVersion, KeyPage, Looked, MemoryTier, Put, Scope, Tier, TierError, Token,

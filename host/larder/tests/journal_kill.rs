@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::tiered::{BoxFuture, Journal, Loaded, Save, Source, SourceError, Tiered};
+use larder::tiered::{BoxFuture, Codec, Journal, Loaded, Save, Source, SourceError, Tiered};
 
 /// What the process is told by its environment.
 const PLACE: &str = "LARDER_KILL_PLACE";
@@ -67,7 +67,10 @@ fn process() {
         let cache = Tiered::<u64, u64>::builder()
             .max_capacity(1_000)
             .source(Appending(append(&place.join("source"))))
-            .codec(|value: &u64| value.to_le_bytes().to_vec(), |bytes| bytes.try_into().map(u64::from_le_bytes))
+            .codec(Codec::new(
+                |value: &u64| value.to_le_bytes().to_vec(),
+                |bytes| bytes.try_into().map(u64::from_le_bytes),
+            ))
             .journal(journal)
             .rule("write", "write-behind")
             .build()

@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, Weak};
 
 use larder::tiered::{
-    BoxFuture, Bus, Listener, Loaded, LocalBus, MemoryTier, News, Save, Source, SourceError, TierError, Tiered, Written,
+    BoxFuture, Bus, Codec, Listener, Loaded, LocalBus, MemoryTier, News, Save, Source, SourceError, TierError, Tiered,
+    Written,
 };
 use larder::{Patterns, Policy};
 use network::{Alive, Luck, Network, Random};
@@ -167,7 +168,7 @@ fn run(seed: u64, write: &str, flight: &str, duties: Duties) -> Tally {
                         alive: Alive::new(),
                         fences: duties.fences,
                     })
-                    .codec(|value: &u64| value.to_le_bytes().to_vec(), number)
+                    .codec(Codec::new(|value: &u64| value.to_le_bytes().to_vec(), number))
                     .source(database.clone())
                     .bus(bus.clone())
                     .seed(seed + i)

@@ -25,8 +25,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use larder::tiered::{
-    BoxFuture, Change, Contents, Journal, Loaded, MemoryTier, Record, Save, Source, SourceError, Store, StoreError,
-    Tiered, WriteId,
+    BoxFuture, Change, Codec, Contents, Journal, Loaded, MemoryTier, Record, Save, Source, SourceError, Store,
+    StoreError, Tiered, WriteId,
 };
 use larder::{Patterns, PatternsModule, Policy, Value};
 use network::{Alive, Luck, Network, Random};
@@ -309,7 +309,7 @@ impl World {
             .max_capacity(32)
             .policy(modules.policy.clone())
             .far(Network { tier: self.far.clone(), random: random.clone(), alive: alive.clone(), fences: true })
-            .codec(|value: &u64| value.to_le_bytes().to_vec(), number)
+            .codec(Codec::new(|value: &u64| value.to_le_bytes().to_vec(), number))
             .source(Database { durable, random, alive: alive.clone(), saves_many })
             .journal(journal.clone())
             .seed(self.seed)

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use larder::tiered::{
-    BoxFuture, Failure, Journal, JournalBuilder, JournalError, Loaded, MemoryTier, Save, Source, SourceError, Tiered,
-    TieredBuildError, TieredBuilder, WriteId, Written,
+    BoxFuture, Codec, Failure, Journal, JournalBuilder, JournalError, Loaded, MemoryTier, Save, Source, SourceError,
+    Tiered, TieredBuildError, TieredBuilder, WriteId, Written,
 };
 use tokio::time::sleep;
 
@@ -112,7 +112,7 @@ fn cache(journal: &Journal, database: &Arc<Database>) -> TieredBuilder<u64, u64>
         .keyspace("orders")
         .max_capacity(100)
         .source(database.clone())
-        .codec(|value: &u64| value.to_le_bytes().to_vec(), |bytes| bytes.try_into().map(u64::from_le_bytes))
+        .codec(Codec::new(|value: &u64| value.to_le_bytes().to_vec(), |bytes| bytes.try_into().map(u64::from_le_bytes)))
         .journal(journal.clone())
         .save_timeout(ms(1_000))
         .seed(1)
@@ -321,7 +321,7 @@ fn a_full_journal_holds_writers_up_and_then_turns_them_away() {
                 larder::tiered::FromFn::new(|_: u64| async { Ok::<_, io::Error>(None::<String>) })
                     .saving(|_, _| async { Ok::<_, io::Error>(()) }),
             )
-            .codec(|text: &String| text.clone().into_bytes(), |bytes| String::from_utf8(bytes.to_vec()))
+            .codec(Codec::raw())
             .journal(small)
             .rule("write", "write-behind")
             .build()

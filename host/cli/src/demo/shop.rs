@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use larder::tiered::{Failure, FromFn, Key, Loaded, LocalBus, MemoryTier, SourceError, Tiered, TieredError};
+use larder::tiered::{Codec, Failure, FromFn, Key, Loaded, LocalBus, MemoryTier, SourceError, Tiered, TieredError};
 use larder::{Patterns, Policy, Value};
 
 use super::database::Database;
@@ -508,10 +508,10 @@ impl Caches<'_> {
             .bus(self.bus.clone())
             .source(source)
             // Rows are plain data, and always become JSON; what could not would be no copy.
-            .codec(
-                |row: &Arc<V>| serde_json::to_vec(&**row).unwrap_or_default(),
+            .codec(Codec::try_new(
+                |row: &Arc<V>| serde_json::to_vec(&**row),
                 |bytes| serde_json::from_slice(bytes).map(Arc::new),
-            )
+            ))
             .tier_timeout(Duration::from_millis(250))
             .seed(self.seed);
         for (name, value) in rule(part) {

@@ -1,7 +1,6 @@
 //! Setting a [`Tiered`] up.
 
 use std::collections::HashSet;
-use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -11,9 +10,10 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use super::board::Board;
+use super::codec::Codec;
 use super::flusher;
 use super::gate::{Gate, GateLimits, Gated};
-use super::host::{Codec, Far, Inner, Limits};
+use super::host::{Far, Inner, Limits};
 use super::journal::{Journal, JournalError};
 use super::near::{Key, Near, Seat};
 use super::stats::Counters;
@@ -51,7 +51,7 @@ pub enum TieredBuildError {
     #[error(transparent)]
     Rule(#[from] RuleError),
     /// There is a far tier or a journal, and nobody knows how values become bytes.
-    #[error("a far tier or a journal keeps bytes: call `codec` with how values are encoded and decoded")]
+    #[error("a far tier or a journal keeps bytes: call `codec`, with `Codec::json()` for instance")]
     NoCodec,
     /// The journal cannot be had.
     #[error(transparent)]
@@ -189,13 +189,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
     }
 
     /// How values become bytes for far tiers and the journal, and become values again.
-    pub fn codec<E: Into<Box<dyn Error + Send + Sync>>>(
-        mut self,
-        encode: impl Fn(&V) -> Vec<u8> + Send + Sync + 'static,
-        decode: impl Fn(&[u8]) -> Result<V, E> + Send + Sync + 'static,
-    ) -> Self {
-        let decode = move |bytes: &[u8]| decode(bytes).map_err(Into::into);
-        self.codec = Some(Codec { encode: Box::new(encode), decode: Box::new(decode) });
+    pub fn codec(mut self, codec: Codec<V>) -> Self {
+        self.codec = Some(codec);
         self
     }
 
@@ -259,7 +254,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         if self.far.len() > 7 {
             return Err(TieredBuildError::TooManyTiers(self.far.len()));
         }
-        let tiers = ((1u16 << (self.far.len() + 1)) - 1) as u8;
+        let tiers = tiers_of(self.far.len());
         let source = self.source.as_ref();
         let given = [
             (Abilities::LOADS, source.is_some_and(|source| source.loads())),
@@ -268,10 +263,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
             (Abilities::ANNOUNCES, self.bus.is_some()),
             (Abilities::LEASES, self.far.iter().any(|tier| tier.leases())),
         ];
-        let abilities =
-            given.into_iter().filter(|(_, is_given)| *is_given).fold(Abilities::empty(), |all, (one, _)| all | one);
-        let keyspace =
-            Keyspace { name: self.name.clone(), tiers, shared: tiers & !1, abilities, parameters: Vec::new() };
+        let keyspace = Keyspace {
+            name: self.name.clone(),
+            tiers,
+            shared: tiers & !1,
+            abilities: all_of(&given),
+            parameters: Vec::new(),
+        };
         let module = self.patterns.load().map_err(|error| RuleError::Module(Box::new(error)))?;
         let tally = Arc::new(steps::Tally::default());
         let book = open(&module, keyspace, &self.rules, tally.clone())?;
@@ -329,6 +327,30 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         flusher::start(&inner, &recovered);
         Ok(Tiered { inner })
     }
+}
+
+/// Has a module look at a rule.
+#[cfg(feature = "config")]
+pub(crate) fn check_rule(
+    module: &PatternsModule,
+    keyspace: &str,
+    far: usize,
+    given: &[(Abilities, bool)],
+    rules: &[(String, Value)],
+) -> Result<(), RuleError> {
+    let tiers = tiers_of(far);
+    let keyspace =
+        Keyspace { name: keyspace.into(), tiers, shared: tiers & !1, abilities: all_of(given), parameters: Vec::new() };
+    open(module, keyspace, rules, Arc::default()).map(drop)
+}
+
+/// Tier 0, and so many behind it, as a set.
+fn tiers_of(far: usize) -> u8 {
+    ((1u16 << (far + 1)) - 1) as u8
+}
+
+fn all_of(given: &[(Abilities, bool)]) -> Abilities {
+    given.iter().filter(|(_, is_given)| *is_given).fold(Abilities::empty(), |all, (one, _)| all | *one)
 }
 
 /// Has a module take a rule.

@@ -874,7 +874,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 cost_us,
                 &keeping.terms,
             );
-            self.keep_far(&key, tier, copy, writes, &mut outcome).await;
+            match copy {
+                Some(copy) => self.keep_far(&key, tier, copy, writes, &mut outcome).await,
+                None => self.decline_far(&key, tier, &mut outcome).await,
+            }
         }
         if tiers & 1 != 0
             && let Some(token) = self.near_token
@@ -895,6 +898,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             outcome.unannounced = !self.inner.announce(scope, false).await;
         }
         outcome
+    }
+
+    /// A tier cannot have the value: it is to forget what it has.
+    async fn decline_far(&self, key: &K, tier: u8, outcome: &mut Outcome) {
+        let at = usize::from(tier) - 1;
+        let far = &self.inner.far[at];
+        let scope = FarScope::Keys(vec![self.inner.far_name(key).into()]);
+        match far.call(self.inner.limits.tier, far.tier.invalidate(&scope, false)).await {
+            Ok(()) => outcome.declined |= 1 << tier,
+            Err(_) => {
+                outcome.down |= 1 << tier;
+                self.inner.owe(at, &About::Key(key.clone()), false);
+            }
+        }
     }
 
     async fn keep_far(&self, key: &K, tier: u8, copy: FarCopy, writes: bool, outcome: &mut Outcome) {
@@ -1041,7 +1058,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             return Event::LogFailed(Failure::Unsupported);
         };
         self.fence(&key, saving.fence).await;
-        let record = inner.record(part, &key, self.brought.as_deref());
+        let record = match inner.record(part, &key, self.brought.as_deref()) {
+            Ok(record) => record,
+            Err(error) => {
+                inner.tally.log_failures.fetch_add(1, Relaxed);
+                self.error = Some(TieredError { failure: super::Failure::Rejected, cause: Some(error.into()) });
+                return Event::LogFailed(Failure::Rejected);
+            }
+        };
         let wait = match saving.hard_ms {
             0 => inner.limits.save,
             ms => Duration::from_millis(ms.min(1 << 40)),

@@ -209,7 +209,7 @@ impl JournalBuilder {
 /// A journal. A clone is another handle to the same.
 ///
 /// ```
-/// use larder::tiered::{FromFn, Journal, Tiered};
+/// use larder::tiered::{Codec, FromFn, Journal, Tiered};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let directory = tempfile::tempdir()?;
@@ -224,7 +224,7 @@ impl JournalBuilder {
 ///     .keyspace("orders")
 ///     .max_capacity(1_000)
 ///     .source(source)
-///     .codec(|text: &String| text.clone().into_bytes(), |bytes| String::from_utf8(bytes.to_vec()))
+///     .codec(Codec::raw())
 ///     .journal(journal)
 ///     .rule("write", "write-behind")
 ///     .build()?;
