@@ -312,6 +312,10 @@ Examples:
   Kill the database after five seconds, for a script:
     larder demo --seconds 15 --at 5=kill-database --at 10=restore-database --format json
 
+  The same shop on real stores, and what it leaves there taken away:
+    larder demo --postgres postgres://me:secret@localhost/shop --redis redis://localhost
+    larder demo --postgres postgres://me:secret@localhost/shop --redis redis://localhost --clean
+
 Actions for --at:
   stampede          the hottest key goes, and nothing protects the database
   protected         the same, under the key's rule
@@ -344,6 +348,15 @@ pub struct Demo {
     /// Record a stampede without protection and one with it, draw both, and end
     #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["seconds", "at"])]
     pub record: Option<PathBuf>,
+    /// Run on this PostgreSQL instead of the embedded database, in a schema `larder_demo` that is made anew
+    #[arg(long, value_name = "URL")]
+    pub postgres: Option<String>,
+    /// Run over this Redis instead of a tier in memory: its keys begin with `larder-demo`
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<String>,
+    /// Take away what the demo has left in the stores of --postgres and --redis, and end
+    #[arg(long)]
+    pub clean: bool,
     /// A line a second instead of the live view, even on a terminal
     #[arg(long)]
     pub plain: bool,

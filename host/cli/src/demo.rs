@@ -9,6 +9,7 @@
 //! Nothing here is a simulation of Larder: the caches are [`larder::Tiered`], and the modules are those that everybody gets.
 //! What stands for something else are the customers, the database and the network to the far tier.
 
+pub mod books;
 pub mod controls;
 pub mod customers;
 pub mod database;
@@ -16,6 +17,8 @@ pub mod goods;
 pub mod ledger;
 pub mod meter;
 pub mod picture;
+pub mod postgres;
+pub mod redis;
 pub mod report;
 pub mod shop;
 pub mod stores;
@@ -26,13 +29,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use larder::tiered::{Bus, LocalBus, MemoryTier, Tier};
 use larder::{Patterns, Policy};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::args::{Demo, ListFormat, exit};
+use books::Books;
 use controls::{Action, Controls, Cue, TOUR};
-use report::{HEAD, Report, Stores};
+use database::Database;
+use postgres::Postgres;
+use report::{HEAD, Places, Report};
 use shop::{Plan, Shop};
+use stores::{Line, RemoteTier, Stores};
 
 /// How long a run without a terminal takes, if nothing is said.
 const SECONDS: u64 = 30;
@@ -50,6 +58,9 @@ pub fn run(args: Demo) -> anyhow::Result<u8> {
 }
 
 async fn open(args: Demo) -> anyhow::Result<u8> {
+    if args.clean {
+        return clean(&args).await;
+    }
     let policies = policies(args.policy.as_deref())?;
     let patterns =
         [Patterns::builtin()].into_iter().chain(args.patterns.iter().map(Patterns::file)).collect::<Vec<_>>();
@@ -62,8 +73,11 @@ async fn open(args: Demo) -> anyhow::Result<u8> {
         patterns: patterns[0].clone(),
         seed: args.seed,
     };
-    let shop = Arc::new(Shop::open(plan)?);
-    let stores = Stores { database: "an embedded database".into(), far: "a tier in memory, 0.5 ms away".into() };
+    let (database, stores) = stores(&args, &plan).await?;
+    let places = Places { database: database.summary(), far: stores[0].far.summary() };
+    let shop = Arc::new(Shop::open(plan, database, stores)?);
+    // Its keys are those of an earlier demo, but its rows are new.
+    shop.forget_all().await.context("cannot tell the far tier to forget what an earlier demo has left there")?;
     let controls = Controls::new(shop.clone(), policies, patterns);
     let live = io::stdout().is_terminal() && !args.plain && args.record.is_none() && args.format == ListFormat::Table;
     let cues: Vec<Cue> = match (args.at.is_empty(), live) {
@@ -82,7 +96,7 @@ async fn open(args: Demo) -> anyhow::Result<u8> {
     ];
     let seconds = args.seconds.or((!live).then_some(SECONDS)).map(Duration::from_secs);
     let ended = match &args.record {
-        None if live => view::show(&controls, &stores, seconds).await,
+        None if live => view::show(&controls, &places, seconds).await,
         None => plain(&controls, seconds, args.format).await,
         Some(_) => tokio::select! {
             ended = plain(&controls, None, args.format) => ended,
@@ -93,11 +107,11 @@ async fn open(args: Demo) -> anyhow::Result<u8> {
     ended?;
 
     if let Some(path) = &args.record {
-        let picture = picture(&controls, &stores, args.rate)?;
+        let picture = picture(&controls, &places, args.rate)?;
         std::fs::write(path, picture)
             .with_context(|| format!("cannot write the picture to {}; choose another --record", path.display()))?;
     }
-    let report = Report::of(&controls, &stores);
+    let report = Report::of(&controls, &places).await;
     let mut out = io::stdout().lock();
     match args.format {
         ListFormat::Table => report.write(&mut out)?,
@@ -107,6 +121,55 @@ async fn open(args: Demo) -> anyhow::Result<u8> {
         }
     }
     Ok(if report.wrong_reads == 0 { exit::SUCCESS } else { exit::FAILURE })
+}
+
+/// The database, and the stores of each process.
+async fn stores(args: &Demo, plan: &Plan) -> anyhow::Result<(Books, Vec<Stores>)> {
+    let mut shared = Vec::new();
+    match &args.redis {
+        None => {
+            let memory = RemoteTier::new(MemoryTier::new(8 * u64::from(plan.products) + 64)?, Line::new());
+            let far: Arc<dyn Tier> = Arc::new(memory.round_trip(Duration::from_micros(500)));
+            let bus: Arc<dyn Bus> = Arc::new(LocalBus::new());
+            shared.resize(shop::PROCESSES, (far, bus));
+        }
+        Some(url) => {
+            for _ in 0..shop::PROCESSES {
+                shared.push(redis::connect(url).await?);
+            }
+        }
+    }
+    let shared = shared.into_iter();
+    Ok(match &args.postgres {
+        None => {
+            let database = Arc::new(Database::new(plan.products, plan.seed));
+            let stores = shared.map(|(far, bus)| stores::embedded(&database, far, bus)).collect();
+            (Books::Embedded(database), stores)
+        }
+        Some(url) => {
+            let postgres = Postgres::open(url, plan.products, plan.seed).await?;
+            let stores = shared.map(|(far, bus)| postgres.stores(far, bus)).collect::<anyhow::Result<_>>()?;
+            (Books::Postgres(postgres), stores)
+        }
+    })
+}
+
+/// Takes away what a demo has left.
+async fn clean(args: &Demo) -> anyhow::Result<u8> {
+    anyhow::ensure!(
+        args.postgres.is_some() || args.redis.is_some(),
+        "--clean is for real stores: say which, by --postgres and --redis; the embedded ones leave nothing"
+    );
+    let mut out = io::stdout();
+    if let Some(url) = &args.postgres {
+        Postgres::clean_up(url).await?;
+        writeln!(out, "the schema {} is gone", postgres::SCHEMA)?;
+    }
+    if let Some(url) = &args.redis {
+        let keys = redis::clean_up(url).await?;
+        writeln!(out, "{keys} keys that begin with {} are gone", redis::PREFIX)?;
+    }
+    Ok(exit::SUCCESS)
 }
 
 /// Waits for a stampede without protection, then has one with it.
@@ -135,7 +198,7 @@ async fn both_stampedes(controls: &Arc<Controls>) -> anyhow::Result<()> {
 }
 
 /// The picture of both.
-fn picture(controls: &Controls, stores: &Stores, rate: f64) -> anyhow::Result<String> {
+fn picture(controls: &Controls, places: &Places, rate: f64) -> anyhow::Result<String> {
     let (stampedes, moments) = (controls.stampedes(), controls.shop.meter.moments(usize::MAX));
     let [without, with] = [false, true].map(|protected| stampedes.iter().find(|one| one.protected == protected));
     let (Some(without), Some(with)) = (without, with) else {
@@ -144,9 +207,9 @@ fn picture(controls: &Controls, stores: &Stores, rate: f64) -> anyhow::Result<St
     let caption = format!(
         "{rate:.0} customers a second, {} processes; {} ({} connections), {}",
         shop::PROCESSES,
-        stores.database,
+        places.database,
         database::CONNECTIONS,
-        stores.far
+        places.far
     );
     let side = |stampede| picture::Side { stampede, moments: &moments };
     Ok(picture::svg(&side(without), &side(with), &caption))

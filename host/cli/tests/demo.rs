@@ -1,6 +1,8 @@
 //! `larder demo` from outside: what its report says must hold, and hold together.
 
 mod common;
+#[path = "../../larder/tests/live/mod.rs"]
+mod live;
 
 use std::fs;
 use std::process::Output;
@@ -49,6 +51,11 @@ fn consistent(report: &Value) {
         assert!((part["hit_ratio"].as_f64().expect("a ratio") - ratio).abs() < 1e-9, "{part}");
         assert!(near > far, "what is popular is near: {part}");
     }
+    let audit = &report["audit"];
+    let [opened_with, refilled, sold, left] =
+        ["opened_with", "refilled", "sold", "left"].map(|name| number(audit, name));
+    assert_eq!(opened_with + refilled, sold + left, "{audit}");
+    assert!(sold >= number(totals, "sold"), "what was acknowledged is in the books: {audit}, {totals}");
     // Only stock is written through a cache.
     assert_eq!(
         parts.iter().map(|part| number(part, "saves") > 0).collect::<Vec<_>>(),
@@ -106,6 +113,33 @@ fn the_far_tier_goes_and_modules_are_swapped() {
     }
 }
 
+/// The same shop on a real database and a real far tier, of which nothing is left in the end.
+#[test]
+fn on_postgresql_and_redis() {
+    let Some(program) = live::or_skip("redis-server", "redis-server") else { return };
+    let Some(database) = live::postgres::start() else { return };
+    let redis = live::Server::start(&program, |command, port, directory| {
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]).arg("--dir").arg(directory);
+    });
+    let stores = format!("--postgres {} --redis redis://127.0.0.1:{}", live::postgres::url(database.port), redis.port);
+    let words = "--seconds 14 --at 3=stampede --at 7=protected --at 10=kill-far --at 12=restore-far";
+    let (_, report) = demo(&format!("{stores} {words}"), "real");
+    consistent(&report);
+    let places = text(report["places"].to_string().as_bytes());
+    assert!(places.contains("PostgreSQL at 127.0.0.1") && places.contains("Redis"), "{places}");
+    assert!(!places.contains("s3cret"), "{places}");
+    let stampedes = report["stampedes"].as_array().expect("stampedes");
+    let [without, with] = [&stampedes[0], &stampedes[1]].map(|stampede| number(stampede, "queries"));
+    assert!(without >= 10 && with == 1, "{without} queries without protection, {with} with it");
+    assert!(report["parts"].as_array().expect("parts").iter().skip(1).all(|part| number(part, "far") > 0), "{report}");
+
+    let output = larder(&format!("demo {stores} --clean"), &scratch("clean"));
+    let said = text(&output.stdout);
+    assert!(output.status.success() && said.contains("larder_demo is gone"), "{said}{}", text(&output.stderr));
+    let again = text(&larder(&format!("demo {stores} --clean"), &scratch("clean")).stdout);
+    assert!(!said.contains("\n0 keys") && again.contains("\n0 keys"), "{said}{again}");
+}
+
 #[test]
 fn the_picture_of_a_real_run() {
     let directory = scratch("record");
@@ -156,8 +190,12 @@ fn what_is_wrong_is_said() {
         ("--record a.svg --seconds 3", "cannot be used with"),
         ("--policy lruu", "did you mean `lru`"),
         ("--seconds 1 --patterns nowhere.wasm", "nowhere.wasm"),
+        ("--clean", "--postgres and --redis"),
+        ("--seconds 1 --redis redis://127.0.0.1:1", "Redis at 127.0.0.1:1"),
+        ("--seconds 1 --postgres postgres://me:s3cret@127.0.0.1:1/x", "cannot connect to the database of --postgres"),
     ] {
         let output = larder(&format!("demo {words}"), &directory);
-        assert!(!output.status.success() && text(&output.stderr).contains(why), "{words}: {}", text(&output.stderr));
+        let said = text(&output.stderr);
+        assert!(!output.status.success() && said.contains(why) && !said.contains("s3cret"), "{words}: {said}");
     }
 }

@@ -257,7 +257,7 @@ impl Controls {
         while told.is_ok() && calm < 5 && shop.meter.elapsed() - begun < Duration::from_secs(60) {
             tokio::time::sleep(TICK).await;
             let templates = shop.asked[Part::Template as usize].open.load(Ordering::Relaxed);
-            let level = shop.hottest_loads() > before && templates == 0 && shop.database.waiting() == 0;
+            let level = shop.hottest_loads() > before && templates == 0 && shop.database.waiting().unwrap_or(0) == 0;
             calm = if level { calm + 1 } else { 0 };
         }
         if !protected {

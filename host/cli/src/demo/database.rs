@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use super::goods::{self, CATEGORIES, LANGUAGES, Part, Price, Product, Review, Reviews, Stock, Template};
@@ -65,22 +66,17 @@ pub struct Database {
 impl Database {
     /// A shop's database with so many products.
     pub fn new(products: u32, seed: u64) -> Self {
-        let mut random = SplitMix64::new(seed);
-        let reviews = (0..products).map(|_| (0..3 + random.below(30)).map(|_| goods::review(&mut random)).collect());
-        let reviews = reviews.collect();
-        let price =
-            |id| Price { cents: 900 + 100 * (id % 70) + 95 * (id % 2), category: goods::category(id), version: 1 };
         Database {
             rows: Mutex::new(Rows {
                 templates: [1; LANGUAGES.len()],
                 products: (0..products).map(|id| Arc::new(goods::product(id))).collect(),
-                prices: (0..products).map(price).collect(),
-                reviews,
+                prices: (0..products).map(goods::price).collect(),
+                reviews: goods::reviews(products, seed),
                 stock: vec![Stock { left: FULL, version: 1 }; products as usize],
                 sold: 0,
                 refilled: 0,
             }),
-            random: Mutex::new(random),
+            random: Mutex::new(SplitMix64::new(seed)),
             connections: Semaphore::new(CONNECTIONS),
             working: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
@@ -229,7 +225,7 @@ impl Database {
 }
 
 /// What the shelves say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Audit {
     /// Pieces at the beginning.
     pub opened_with: u64,

@@ -170,6 +170,17 @@ pub fn product(id: u32) -> Product {
     Product { name, category: category(id), description, version: 1 }
 }
 
+/// The price of a product, as it first is.
+pub fn price(id: u32) -> Price {
+    Price { cents: 900 + 100 * (id % 70) + 95 * (id % 2), category: category(id), version: 1 }
+}
+
+/// The reviews that there are of each product when the shop opens.
+pub fn reviews(products: u32, seed: u64) -> Vec<Vec<Review>> {
+    let mut random = SplitMix64::new(seed);
+    (0..products).map(|_| (0..3 + random.below(30)).map(|_| review(&mut random)).collect()).collect()
+}
+
 /// A single review: stars and words.
 pub type Review = (u8, &'static str);
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::controls::{Controls, Event, Stampede};
+use super::database::Audit;
 use super::goods::Part;
 use super::meter::{Counts, Moment, Totals};
 use crate::output::grouped;
@@ -17,7 +18,7 @@ pub struct Report {
     /// How long it ran.
     pub seconds: f64,
     /// What the shop ran on.
-    pub stores: Stores,
+    pub places: Places,
     /// The modules that were in at the end.
     pub policy: String,
     /// And for the role `patterns`.
@@ -32,6 +33,8 @@ pub struct Report {
     pub parts: Vec<PartReport>,
     /// Reads of something older than was acknowledged when they began: there must be none.
     pub wrong_reads: u64,
+    /// What the shelves and the books say, if the database can be asked: `opened_with + refilled` is `sold + left`.
+    pub audit: Option<Audit>,
     /// Operations that the host finished without the module. There is no reason for any.
     pub fallbacks: u64,
     /// How often the hottest key was expired, and what came of it.
@@ -85,7 +88,7 @@ impl Second {
 
 /// What the shop ran on.
 #[derive(Clone, Debug, Serialize)]
-pub struct Stores {
+pub struct Places {
     /// The source.
     pub database: String,
     /// The far tier.
@@ -123,8 +126,10 @@ pub struct PartReport {
 
 impl Report {
     /// How things stand.
-    pub fn of(controls: &Controls, stores: &Stores) -> Self {
+    pub async fn of(controls: &Controls, places: &Places) -> Self {
         let shop = &controls.shop;
+        let totals = shop.meter.totals();
+        let audit = shop.database.audit().await.ok();
         let counts = shop.meter.parts();
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         let [p50, p99, p999, max] = shop.meter.percentiles([50.0, 99.0, 99.9, 100.0]).map(milliseconds);
@@ -135,14 +140,15 @@ impl Report {
         });
         Report {
             seconds: shop.meter.elapsed().as_secs_f64(),
-            stores: stores.clone(),
+            places: places.clone(),
             policy: controls.policy(),
             patterns: controls.pattern(),
             swaps: controls.swaps(),
-            totals: shop.meter.totals(),
+            totals,
             page_ms: Percentiles { p50, p99, p999, max },
             parts: parts.into(),
             wrong_reads: counts.iter().map(|counts| counts.wrong).sum(),
+            audit,
             fallbacks: shop.fallbacks(),
             stampedes: controls.stampedes(),
             events: controls.events(),
@@ -160,7 +166,7 @@ impl Report {
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let Report { totals, page_ms, .. } = self;
         let all: u64 = self.parts.iter().map(|part| part.loads + part.saves).sum();
-        writeln!(out, "\n{:.0} s on {} and {}", self.seconds, self.stores.database, self.stores.far)?;
+        writeln!(out, "\n{:.0} s on {} and {}", self.seconds, self.places.database, self.places.far)?;
         writeln!(
             out,
             "{} pages asked for: {} answered, {} failed, {} turned away; p50 {}, p99 {}, p99.9 {}, max {}",
@@ -200,6 +206,14 @@ impl Report {
                 counts.mean_age().as_secs_f64(),
                 loads,
                 saves,
+            )?;
+        }
+        if let Some(Audit { opened_with, sold, refilled, left }) = self.audit {
+            let [has, had] = [sold + left, opened_with + refilled].map(grouped);
+            writeln!(
+                out,
+                "\nby the books {} pieces were sold; sold and left are {has}, delivered were {had}",
+                grouped(sold)
             )?;
         }
         if !self.stampedes.is_empty() {

@@ -7,16 +7,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
-use larder::tiered::{Codec, Failure, FromFn, Key, Loaded, LocalBus, MemoryTier, SourceError, Tiered, TieredError};
+use larder::tiered::{Bus, Codec, Failure, Key, Source, Tier, Tiered, TieredError};
 use larder::{Patterns, Policy, Value};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::database::Database;
+use super::books::{Books, BooksError};
 use super::goods::{self, LANGUAGES, Part, Price, Product, Reviews, Stock, Template, Versioned};
 use super::ledger::Ledger;
 use super::meter::{Ending, Meter};
-use super::stores::{Asked, Cut, Line, Remote, RemoteBus, RemoteTier};
+use super::stores::{Asked, Cut, Line, Remote, RemoteBus, RemoteTier, Stores, tag};
 use crate::synthetic::SplitMix64;
 
 /// How many processes there are.
@@ -151,7 +152,7 @@ pub struct Shop {
     /// Its processes.
     pub processes: Vec<Process>,
     /// Its database.
-    pub database: Arc<Database>,
+    pub database: Books,
     /// The line to the database.
     pub database_line: Arc<Line>,
     /// The line to the far tier.
@@ -182,97 +183,38 @@ pub enum Purchase {
 pub enum ChangeError {
     /// The database could not be reached.
     #[error("the database: {0}")]
-    Database(#[from] Cut),
+    Line(#[from] Cut),
+    /// The database failed.
+    #[error("the database: {0}")]
+    Database(#[from] BooksError),
     /// The change is in the database, and some copies could not be told.
     #[error(transparent)]
     Cache(#[from] TieredError),
 }
 
 impl Shop {
-    /// Opens the shop on embedded stores.
+    /// Opens the shop: a process on each of the stores.
     ///
     /// # Errors
     /// A module that cannot be used.
-    pub fn open(plan: Plan) -> anyhow::Result<Self> {
-        let database = Arc::new(Database::new(plan.products, plan.seed));
-        // The database has its own time; a far tier is a network away.
-        let (database_line, far_line) = (Line::new(Duration::ZERO), Line::new(Duration::from_micros(500)));
-        let rows = u64::from(plan.products);
-        let far = Arc::new(RemoteTier::new(MemoryTier::new(8 * rows + 64)?, far_line.clone()));
-        let bus = Arc::new(RemoteBus::new(LocalBus::new(), far_line.clone()));
+    pub fn open(plan: Plan, database: Books, stores: Vec<Stores>) -> anyhow::Result<Self> {
+        // What delays a store has are its own.
+        let (database_line, far_line) = (Line::new(), Line::new());
         let asked: [Arc<Asked>; 5] = Default::default();
-        let mut processes = Vec::new();
-        for number in 0..PROCESSES as u64 {
-            let caches = Caches { plan: &plan, seed: plan.seed.wrapping_add(number), far: &far, bus: &bus };
-            let source = |part: Part| Sources { line: database_line.clone(), asked: asked[part as usize].clone() };
-            processes.push(Process {
-                templates: caches.build(
-                    Part::Template,
-                    source(Part::Template).counted(Some(LANGUAGES[0].into()), {
-                        let database = database.clone();
-                        FromFn::new(move |language: String| {
-                            let database = database.clone();
-                            async move { Ok::<_, SourceError>(database.template(&language).await) }
-                        })
-                    }),
-                )?,
-                products: caches.build(
-                    Part::Product,
-                    source(Part::Product).counted(None, {
-                        let database = database.clone();
-                        FromFn::new(move |id| {
-                            let database = database.clone();
-                            async move { Ok::<_, SourceError>(database.product(id).await) }
-                        })
-                    }),
-                )?,
-                prices: caches.build(
-                    Part::Price,
-                    source(Part::Price).counted(None, {
-                        let database = database.clone();
-                        FromFn::new(move |id| {
-                            let database = database.clone();
-                            async move {
-                                let tagged = |price: Arc<Price>| {
-                                    let tag = tag(price.category);
-                                    Loaded::value(price).tag(tag)
-                                };
-                                Ok::<_, SourceError>(database.price(id).await.map_or_else(Loaded::absent, tagged))
-                            }
-                        })
-                    }),
-                )?,
-                reviews: caches.build(
-                    Part::Reviews,
-                    source(Part::Reviews).counted(None, {
-                        let database = database.clone();
-                        FromFn::new(move |id| {
-                            let database = database.clone();
-                            async move { Ok::<_, SourceError>(database.reviews(id).await) }
-                        })
-                    }),
-                )?,
-                stock: caches.build(
-                    Part::Stock,
-                    source(Part::Stock).counted(None, {
-                        let (load, save) = (database.clone(), database.clone());
-                        FromFn::new(move |id| {
-                            let database = load.clone();
-                            async move { Ok::<_, SourceError>(database.stock(id).await) }
-                        })
-                        .saving(move |id, stock: Option<Arc<Stock>>| {
-                            let database = save.clone();
-                            async move {
-                                let Some(stock) = stock else {
-                                    return Err(SourceError::rejected("a product has a stock"));
-                                };
-                                database.set_stock(id, *stock).await.map_err(SourceError::rejected)
-                            }
-                        })
-                    }),
-                )?,
-            });
-        }
+        let processes = stores.into_iter().zip(plan.seed..).map(|(stores, seed)| {
+            let Stores { templates, products, prices, reviews, stock, far, bus } = stores;
+            let far: Arc<dyn Tier> = Arc::new(RemoteTier::new(far, far_line.clone()));
+            let bus: Arc<dyn Bus> = Arc::new(RemoteBus::new(bus, far_line.clone()));
+            let caches = Caches { plan: &plan, seed, far, bus, line: &database_line, asked: &asked };
+            Ok(Process {
+                templates: caches.build(Part::Template, templates, Some(LANGUAGES[0].to_string()))?,
+                products: caches.build(Part::Product, products, None)?,
+                prices: caches.build(Part::Price, prices, None)?,
+                reviews: caches.build(Part::Reviews, reviews, None)?,
+                stock: caches.build(Part::Stock, stock, None)?,
+            })
+        });
+        let processes = processes.collect::<anyhow::Result<_>>()?;
         Ok(Shop {
             processes,
             database,
@@ -284,6 +226,18 @@ impl Shop {
             plan,
             next: AtomicU64::new(0),
         })
+    }
+
+    /// What an earlier shop has left in the far tier, or this one leaves there, goes: its rows are of another database.
+    ///
+    /// # Errors
+    /// The far tier cannot be reached.
+    pub async fn forget_all(&self) -> Result<(), TieredError> {
+        let process = &self.processes[0];
+        for told in each_cache!(process, cache => cache.invalidate_all().await) {
+            told?;
+        }
+        Ok(())
     }
 
     /// The process that the next request goes to.
@@ -361,12 +315,15 @@ impl Shop {
         let (process, row) = (self.process(), id as usize);
         for _ in 0..5 {
             let Ok(Some(stock)) = self.read(Part::Stock, &process.stock, &id, row).await else { break };
-            // The last one has been sold: the next customer waits while a box is fetched.
-            let left = stock.left.checked_sub(1).unwrap_or(goods::BOX);
-            let next = Stock { left, version: stock.version + 1 };
+            // The last one has been sold: this customer waits while a box is fetched.
+            let left = stock.left.checked_sub(1);
+            let next = Stock { left: left.unwrap_or(goods::BOX), version: stock.version + 1 };
             match process.stock.insert(id, Arc::new(next)).await {
                 Ok(()) => {
                     self.ledger.acknowledge(Part::Stock, row, next.version);
+                    if left.is_none() {
+                        continue;
+                    }
                     self.meter.count(|totals| totals.sold += 1);
                     return Purchase::Sold;
                 }
@@ -442,7 +399,7 @@ impl Shop {
     /// Changes something in the database, and then tells the caches.
     async fn change<T>(
         &self,
-        change: impl Future<Output = T>,
+        change: impl Future<Output = Result<T, BooksError>>,
         tell: impl Future<Output = Result<(), TieredError>>,
     ) -> Result<T, ChangeError> {
         let changed = match self.database_line.carry(change).await {
@@ -450,7 +407,8 @@ impl Shop {
             Err(Cut::Before) => Err(Cut::Before.into()),
             // It may have been done: the copies go all the same.
             Err(Cut::Underway) => tell.await.map_err(Into::into).and(Err(Cut::Underway.into())),
-            Ok(changed) => tell.await.map(|()| changed).map_err(Into::into),
+            Ok(Err(error)) => tell.await.map_err(Into::into).and(Err(error.into())),
+            Ok(Ok(changed)) => tell.await.map(|()| changed).map_err(Into::into),
         };
         if changed.is_err() {
             self.meter.count(|totals| totals.unacknowledged += 1);
@@ -462,7 +420,7 @@ impl Shop {
     pub fn remember(&self) {
         let sum = |of: fn(&Asked) -> &AtomicU64| self.asked.iter().map(|asked| of(asked).load(Relaxed)).sum::<u64>();
         let queries = sum(|asked| &asked.loads) + sum(|asked| &asked.saves);
-        self.meter.remember(queries, sum(|asked| &asked.open), Some(self.database.waiting()));
+        self.meter.remember(queries, sum(|asked| &asked.open), self.database.waiting());
     }
 
     /// How many operations the host finished without the module.
@@ -477,57 +435,45 @@ impl Shop {
     }
 }
 
-/// The tag of a category.
-fn tag(category: u32) -> String {
-    format!("category-{category}")
-}
-
 /// What the caches of a process have in common.
 struct Caches<'a> {
     plan: &'a Plan,
     seed: u64,
-    far: &'a Arc<RemoteTier<MemoryTier>>,
-    bus: &'a Arc<RemoteBus<LocalBus>>,
+    far: Arc<dyn Tier>,
+    bus: Arc<dyn Bus>,
+    line: &'a Arc<Line>,
+    asked: &'a [Arc<Asked>; 5],
 }
 
 impl Caches<'_> {
     fn build<K: Key, V>(
         &self,
         part: Part,
-        source: impl larder::tiered::Source<K, Arc<V>>,
+        source: Arc<dyn Source<K, Arc<V>>>,
+        hottest: Option<K>,
     ) -> anyhow::Result<Tiered<K, Arc<V>>>
     where
-        V: serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
+        let Caches { plan, .. } = self;
+        let asked = self.asked[part as usize].clone();
         let mut builder = Tiered::builder()
             .keyspace(part.name())
-            .max_capacity(if part == Part::Template { 2 * LANGUAGES.len() as u64 } else { self.plan.near })
-            .policy(self.plan.policy.clone())
-            .patterns(self.plan.patterns.clone())
+            .max_capacity(if part == Part::Template { 2 * LANGUAGES.len() as u64 } else { plan.near })
+            .policy(plan.policy.clone())
+            .patterns(plan.patterns.clone())
             .far(self.far.clone())
             .bus(self.bus.clone())
-            .source(source)
+            .source(Remote::new(source, self.line.clone(), asked, hottest))
             // Rows are plain data, and always become JSON; what could not would be no copy.
             .codec(Codec::try_new(
                 |row: &Arc<V>| serde_json::to_vec(&**row),
                 |bytes| serde_json::from_slice(bytes).map(Arc::new),
             ))
-            .tier_timeout(Duration::from_millis(250))
             .seed(self.seed);
         for (name, value) in rule(part) {
             builder = builder.rule(name, value);
         }
         Ok(builder.build()?)
-    }
-}
-
-struct Sources {
-    line: Arc<Line>,
-    asked: Arc<Asked>,
-}
-
-impl Sources {
-    fn counted<K, S>(self, hottest: Option<K>, source: S) -> Remote<K, S> {
-        Remote::new(source, self.line, self.asked, hottest)
     }
 }

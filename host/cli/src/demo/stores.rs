@@ -1,20 +1,94 @@
-//! What lies between the shop and its stores: lines that can be cut, and counters.
+//! The stores that a process of the shop has, and what lies between: lines that can be cut, and counters.
 //!
 //! Whatever the store is, the embedded one or a real one, the shop reaches it over a [`Line`]. To "kill" a store is to cut
 //! its line: calls under way break off, and nobody knows what became of them; new ones are refused. The store keeps what it
 //! has, as a server behind a broken switch does, so that old copies are there again when it comes back. That is harder
 //! for a cache than a store that has lost everything.
 
-use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use larder::tiered::{
-    BoxFuture, Bus, FarCopy, Listener, Loaded, Looked, News, Put, Save, Scope, Source, SourceError, Tier, TierError,
-    Token,
+    BoxFuture, Bus, FarCopy, FromFn, GroupVersion, KeyPage, Listener, Loaded, Looked, News, Put, Save, Scope, Source,
+    SourceError, Tier, TierError, Token,
 };
 use tokio::sync::watch;
+
+use super::database::Database;
+use super::goods::{Price, Product, Reviews, Stock, Template};
+
+/// The stores of one process. What they keep, all processes have in common.
+pub struct Stores {
+    /// Where templates come from.
+    pub templates: Arc<dyn Source<String, Arc<Template>>>,
+    /// And products,
+    pub products: Arc<dyn Source<u32, Arc<Product>>>,
+    /// prices,
+    pub prices: Arc<dyn Source<u32, Arc<Price>>>,
+    /// reviews,
+    pub reviews: Arc<dyn Source<u32, Arc<Reviews>>>,
+    /// and stock, which is saved, too.
+    pub stock: Arc<dyn Source<u32, Arc<Stock>>>,
+    /// What lies between memory and the database.
+    pub far: Arc<dyn Tier>,
+    /// By which the processes hear of each other.
+    pub bus: Arc<dyn Bus>,
+}
+
+/// The sources of the embedded database, made of closures.
+pub fn embedded(database: &Arc<Database>, far: Arc<dyn Tier>, bus: Arc<dyn Bus>) -> Stores {
+    /// A source that asks the database by a closure.
+    fn asking<K, V, L, F>(
+        database: &Arc<Database>,
+        ask: impl Fn(Arc<Database>, K) -> F + Send + Sync + 'static,
+    ) -> FromFn<K, V>
+    where
+        K: Clone + Send + Sync + 'static,
+        V: Clone + Send + Sync + 'static,
+        L: Into<Loaded<V>>,
+        F: Future<Output = L> + Send + 'static,
+    {
+        let database = database.clone();
+        FromFn::new(move |key| {
+            let row = ask(database.clone(), key);
+            async move { Ok::<_, SourceError>(row.await) }
+        })
+    }
+    let priced = |price: Arc<Price>| {
+        let tag = tag(price.category);
+        Loaded::value(price).tag(tag)
+    };
+    let prices =
+        asking(
+            database,
+            move |database, id| async move { database.price(id).await.map_or_else(Loaded::absent, priced) },
+        );
+    let stock = asking(database, |database, id| async move { database.stock(id).await });
+    let shelves = database.clone();
+    let stock = stock.saving(move |id, stock: Option<Arc<Stock>>| {
+        let database = shelves.clone();
+        async move {
+            let Some(stock) = stock else { return Err(SourceError::rejected("a product has a stock")) };
+            database.set_stock(id, *stock).await.map_err(SourceError::rejected)
+        }
+    });
+    let templates = |database: Arc<Database>, language: String| async move { database.template(&language).await };
+    Stores {
+        templates: Arc::new(asking(database, templates)),
+        products: Arc::new(asking(database, |database, id| async move { database.product(id).await })),
+        prices: Arc::new(prices),
+        reviews: Arc::new(asking(database, |database, id| async move { database.reviews(id).await })),
+        stock: Arc::new(stock),
+        far,
+        bus,
+    }
+}
+
+/// The tag of a category, on its prices.
+pub fn tag(category: u32) -> String {
+    format!("category-{category}")
+}
 
 /// The line is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,14 +105,12 @@ pub enum Cut {
 #[derive(Debug)]
 pub struct Line {
     up: watch::Sender<bool>,
-    /// How long a call is on its way, there and back.
-    round_trip: Duration,
 }
 
 impl Line {
     /// A line that is up.
-    pub fn new(round_trip: Duration) -> Arc<Self> {
-        Arc::new(Line { up: watch::Sender::new(true), round_trip })
+    pub fn new() -> Arc<Self> {
+        Arc::new(Line { up: watch::Sender::new(true) })
     }
 
     /// Whether calls come through.
@@ -61,16 +133,10 @@ impl Line {
             // The sender is ours: it does not go away.
             let _ = up.wait_for(|up| !up).await;
         };
-        let carried = async {
-            if !self.round_trip.is_zero() {
-                tokio::time::sleep(self.round_trip).await;
-            }
-            call.await
-        };
         tokio::select! {
             biased;
             () = cut => Err(Cut::Underway),
-            answer = carried => Ok(answer),
+            answer = call => Ok(answer),
         }
     }
 }
@@ -147,20 +213,35 @@ impl<K: PartialEq + Send + Sync + 'static, V: Send + Sync + 'static, S: Source<K
     }
 }
 
-/// A far tier at the end of a line, and the bus: as with a real one, where both are one server.
+/// A far tier at the end of a line; so is the bus, for with Redis both are one server.
 pub struct RemoteTier<T> {
     tier: T,
     line: Arc<Line>,
+    /// How long a call is on its way, there and back, beside what the tier itself takes.
+    round_trip: Duration,
 }
 
 impl<T> RemoteTier<T> {
     /// A tier at the end of this line.
     pub fn new(tier: T, line: Arc<Line>) -> Self {
-        RemoteTier { tier, line }
+        RemoteTier { tier, line, round_trip: Duration::ZERO }
+    }
+
+    /// The same, farther away.
+    #[must_use]
+    pub fn round_trip(mut self, time: Duration) -> Self {
+        self.round_trip = time;
+        self
     }
 
     async fn carry<A>(&self, call: impl Future<Output = Result<A, TierError>>) -> Result<A, TierError> {
-        self.line.carry(call).await.map_err(|cut| TierError::Unavailable(cut.to_string()))?
+        let carried = self.line.carry(async {
+            if !self.round_trip.is_zero() {
+                tokio::time::sleep(self.round_trip).await;
+            }
+            call.await
+        });
+        carried.await.map_err(|cut| TierError::Unavailable(cut.to_string()))?
     }
 }
 
@@ -206,22 +287,35 @@ impl<T: Tier> Tier for RemoteTier<T> {
     fn release<'a>(&'a self, key: &'a str, holder: u64) -> BoxFuture<'a, Result<(), TierError>> {
         Box::pin(self.carry(self.tier.release(key, holder)))
     }
+
+    fn keys<'a>(
+        &'a self,
+        prefix: &'a str,
+        cursor: Option<&'a str>,
+        most: usize,
+    ) -> BoxFuture<'a, Result<KeyPage, TierError>> {
+        Box::pin(self.carry(self.tier.keys(prefix, cursor, most)))
+    }
+
+    fn groups(&self) -> BoxFuture<'_, Result<Vec<GroupVersion>, TierError>> {
+        Box::pin(self.carry(self.tier.groups()))
+    }
 }
 
 /// A bus at the end of a line.
-pub struct RemoteBus<B> {
-    bus: B,
+pub struct RemoteBus {
+    bus: Arc<dyn Bus>,
     line: Arc<Line>,
 }
 
-impl<B> RemoteBus<B> {
+impl RemoteBus {
     /// A bus at the end of this line.
-    pub fn new(bus: B, line: Arc<Line>) -> Self {
+    pub fn new(bus: Arc<dyn Bus>, line: Arc<Line>) -> Self {
         RemoteBus { bus, line }
     }
 }
 
-impl<B: Bus> Bus for RemoteBus<B> {
+impl Bus for RemoteBus {
     fn summary(&self) -> String {
         self.bus.summary()
     }

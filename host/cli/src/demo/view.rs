@@ -23,7 +23,7 @@ use super::controls::{Action, Controls, Event, Stampede, TOUR};
 use super::goods::Part;
 use super::meter::{Counts, Moment};
 use super::play;
-use super::report::{Stores, time};
+use super::report::{Places, time};
 use crate::output::grouped;
 
 /// What is drawn.
@@ -53,7 +53,7 @@ pub struct Scene {
 
 impl Scene {
     /// How a running demo looks now.
-    pub fn of(controls: &Controls, stores: &Stores, help: bool) -> Self {
+    pub fn of(controls: &Controls, places: &Places, help: bool) -> Self {
         let moments = controls.shop.meter.moments(usize::MAX);
         let stampedes = controls.stampedes();
         let around = |stampede: &Stampede| {
@@ -63,7 +63,7 @@ impl Scene {
         };
         let last = |protected| stampedes.iter().rfind(|one| one.protected == protected);
         Scene {
-            stores: format!("{} and {}", stores.database, stores.far),
+            stores: format!("{} and {}", places.database, places.far),
             stampedes: [false, true].map(|one| last(one).map(|stampede| (stampede.clone(), around(stampede)))),
             moments,
             events: controls.events(),
@@ -362,7 +362,7 @@ static PANICKED: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 /// Where the terminal cannot be used, or a task has panicked.
-pub async fn show(controls: &Arc<Controls>, stores: &Stores, seconds: Option<Duration>) -> anyhow::Result<()> {
+pub async fn show(controls: &Arc<Controls>, places: &Places, seconds: Option<Duration>) -> anyhow::Result<()> {
     let mut terminal = ratatui::try_init().context("cannot use the terminal; try --plain")?;
     // Ratatui's own hook puts the terminal back; tokio goes on after the panic of a task, but nobody would see it.
     let hook = panic::take_hook();
@@ -370,7 +370,7 @@ pub async fn show(controls: &Arc<Controls>, stores: &Stores, seconds: Option<Dur
         PANICKED.store(true, Ordering::SeqCst);
         hook(panic);
     }));
-    let shown = run(&mut terminal, controls, stores, seconds).await;
+    let shown = run(&mut terminal, controls, places, seconds).await;
     ratatui::try_restore().context("cannot put the terminal back as it was; `reset` does")?;
     shown
 }
@@ -378,7 +378,7 @@ pub async fn show(controls: &Arc<Controls>, stores: &Stores, seconds: Option<Dur
 async fn run(
     terminal: &mut ratatui::DefaultTerminal,
     controls: &Arc<Controls>,
-    stores: &Stores,
+    places: &Places,
     seconds: Option<Duration>,
 ) -> anyhow::Result<()> {
     let (sender, mut inputs) = mpsc::unbounded_channel();
@@ -413,7 +413,7 @@ async fn run(
             signal = &mut stopped => return signal.context("cannot hear signals"),
         }
         anyhow::ensure!(!PANICKED.load(Ordering::SeqCst), "a task of the demo panicked: its message is above");
-        let scene = Scene::of(controls, stores, help);
+        let scene = Scene::of(controls, places, help);
         terminal.draw(|frame| draw(frame, &scene)).context("cannot draw")?;
     }
 }
