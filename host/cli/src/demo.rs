@@ -75,9 +75,7 @@ async fn open(args: Demo) -> anyhow::Result<u8> {
     };
     let (database, stores) = stores(&args, &plan).await?;
     let places = Places { database: database.summary(), far: stores[0].far.summary() };
-    let shop = Arc::new(Shop::open(plan, database, stores)?);
-    // Its keys are those of an earlier demo, but its rows are new.
-    shop.forget_all().await.context("cannot tell the far tier to forget what an earlier demo has left there")?;
+    let shop = Arc::new(Shop::open(plan, database, stores).await?);
     let controls = Controls::new(shop.clone(), policies, patterns);
     let live = io::stdout().is_terminal() && !args.plain && args.record.is_none() && args.format == ListFormat::Table;
     let cues: Vec<Cue> = match (args.at.is_empty(), live) {

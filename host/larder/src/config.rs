@@ -61,11 +61,11 @@ use crate::engine::steps::Abilities;
 use crate::policy::nearest;
 #[cfg(feature = "http")]
 use crate::tiered::HttpSource;
+#[cfg(feature = "memcached")]
+use crate::tiered::MemcachedTier;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 use crate::tiered::sql::{SqlBuildError, SqlBuilder, SqlDatabase, SqlSource};
 use crate::tiered::{self, Bus, Codec, Journal, JournalError, Key, MemoryTier, Tier};
-#[cfg(feature = "memcached")]
-use crate::tiered::MemcachedTier;
 #[cfg(feature = "redis")]
 use crate::tiered::{RedisBus, RedisServer, RedisTier};
 use crate::{Cache, Patterns, Policy, PolicyError, TieredBuilder, Value};

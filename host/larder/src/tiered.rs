@@ -41,9 +41,9 @@ mod groups;
 mod host;
 #[cfg(feature = "http")]
 pub mod http;
+mod journal;
 #[cfg(feature = "memcached")]
 mod memcached;
-mod journal;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 mod near;
@@ -80,11 +80,11 @@ pub use far::{
 pub use gate::{GateLimits, GateStats};
 #[cfg(feature = "http")]
 pub use http::HttpSource;
-#[cfg(feature = "memcached")]
-pub use memcached::{MemcachedSetupError, MemcachedTier, MemcachedTierBuilder};
 pub use journal::{
     Change, Contents, Journal, JournalBuilder, JournalError, JournalStats, Logged, Record, Store, StoreError,
 };
+#[cfg(feature = "memcached")]
+pub use memcached::{MemcachedSetupError, MemcachedTier, MemcachedTierBuilder};
 #[cfg(feature = "mysql")]
 pub use mysql::MySqlSource;
 pub use near::Key;

@@ -257,7 +257,7 @@ impl Postgres {
     pub(super) async fn reprice(&self, id: u32, cents: u32) -> sqlx::Result<u64> {
         let change = "update larder_demo.price set cents = $2, version = version + 1 where id = $1 returning version";
         let change = sqlx::query_scalar(change).bind(i64::from(id)).bind(cents as i32);
-        Ok(change.fetch_one(&self.pool).await.map(|version: i64| version as u64)?)
+        change.fetch_one(&self.pool).await.map(|version: i64| version as u64)
     }
 
     pub(super) async fn sale(&self, category: u32, percent: u32) -> sqlx::Result<Vec<(u32, u64)>> {

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use anyhow::Context;
 use larder::tiered::{Bus, Codec, Failure, Key, Source, Tier, Tiered, TieredError};
 use larder::{Patterns, Policy, Value};
 use serde::Serialize;
@@ -193,11 +194,12 @@ pub enum ChangeError {
 }
 
 impl Shop {
-    /// Opens the shop: a process on each of the stores.
+    /// Opens the shop: a process on each of the stores. What an earlier one has left in the far tier goes: its keys are the
+    /// same, and its rows were others.
     ///
     /// # Errors
-    /// A module that cannot be used.
-    pub fn open(plan: Plan, database: Books, stores: Vec<Stores>) -> anyhow::Result<Self> {
+    /// A module that cannot be used, a far tier that cannot be reached.
+    pub async fn open(plan: Plan, database: Books, stores: Vec<Stores>) -> anyhow::Result<Self> {
         // What delays a store has are its own.
         let (database_line, far_line) = (Line::new(), Line::new());
         let asked: [Arc<Asked>; 5] = Default::default();
@@ -214,7 +216,12 @@ impl Shop {
                 stock: caches.build(Part::Stock, stock, None)?,
             })
         });
-        let processes = processes.collect::<anyhow::Result<_>>()?;
+        let processes = processes.collect::<anyhow::Result<Vec<_>>>()?;
+        for process in processes.iter().take(1) {
+            for forgotten in each_cache!(process, cache => cache.invalidate_all().await) {
+                forgotten.context("cannot tell the far tier to forget what an earlier demo has left there")?;
+            }
+        }
         Ok(Shop {
             processes,
             database,
@@ -226,18 +233,6 @@ impl Shop {
             plan,
             next: AtomicU64::new(0),
         })
-    }
-
-    /// What an earlier shop has left in the far tier, or this one leaves there, goes: its rows are of another database.
-    ///
-    /// # Errors
-    /// The far tier cannot be reached.
-    pub async fn forget_all(&self) -> Result<(), TieredError> {
-        let process = &self.processes[0];
-        for told in each_cache!(process, cache => cache.invalidate_all().await) {
-            told?;
-        }
-        Ok(())
     }
 
     /// The process that the next request goes to.
