@@ -116,8 +116,9 @@ fn an_operator_looks_and_invalidates() {
 
     let (code, _, err) = larder(&config, &["invalidate", "products", "leek", "--soft"]);
     assert_eq!(code, 0, "{err}");
-    let served = runtime.block_on(async { products.read(&"leek".to_string()).await.unwrap() });
-    assert_eq!((served.value.is_some(), served.how), (true, tiered::How::Stale));
+    // It is there, and no longer fresh.
+    let (code, out, _) = larder(&config, &["get", "products", "leek"]);
+    assert!(code == 0 && out.contains("fresh for  0s") && out.contains("stale for  59m"), "{out}");
     let (code, ..) = larder(&config, &["invalidate", "products", "--all"]);
     assert_eq!((code, cached("leek")), (0, None));
 
