@@ -912,7 +912,8 @@ where
         source = source.statement_timeout(limit);
     }
     type Set<D, K, V> = fn(SqlBuilder<D, K, V>, &String) -> SqlBuilder<D, K, V>;
-    let settings: [(&Option<String>, Set<D, K, V>); 9] = [
+    type Setting<'a, D, K, V> = (&'a Option<String>, Set<D, K, V>);
+    let settings: [Setting<'_, D, K, V>; 9] = [
         (&queries.load, |source, sql| source.load(sql)),
         (&queries.load_many, |source, sql| source.load_many(sql)),
         (&queries.save, |source, sql| source.save(sql)),
