@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use larder::tiered::WriteId;
 
 use crate::capacity::Capacity;
 use crate::demo::controls::Cue;
@@ -66,6 +67,18 @@ pub enum Command {
     /// List the built-in policies; write, inspect and check modules
     #[command(subcommand)]
     Policy(Policy),
+    /// List the keys that shared tiers have of a keyspace
+    Keys(Keys),
+    /// Show what shared tiers have of a key, and on what terms
+    Get(Get),
+    /// Take copies away, or end their freshness: by key, tag or prefix, or all, in every process
+    Invalidate(Invalidate),
+    /// Show which tags and prefixes were invalidated
+    Tags(Tags),
+    /// List the writes that wait to be saved, and those that the source refused; retry or discard those
+    Journal(Journal),
+    /// Check a configuration and all that it names: the file, the rules, each store and query
+    Doctor(Doctor),
     /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:
@@ -136,6 +149,156 @@ pub enum ListFormat {
     Table,
     /// For tools.
     Json,
+}
+
+/// Where the commands for operators look.
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// The configuration of the service
+    #[arg(short, long, value_name = "FILE", env = "LARDER_CONFIG", default_value = "larder.toml")]
+    pub config: PathBuf,
+}
+
+/// `larder keys`.
+#[derive(Debug, Args)]
+pub struct Keys {
+    /// Where the stores are named.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// The keyspace
+    pub keyspace: String,
+    /// Only keys that begin so
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// Only this tier, by its name in the configuration
+    #[arg(long)]
+    pub tier: Option<String>,
+    /// So many keys at most
+    #[arg(long, default_value_t = 1_000)]
+    pub limit: usize,
+    /// How to print; `json` is an object a line
+    #[arg(long, value_enum, default_value_t = ListFormat::Table)]
+    pub format: ListFormat,
+}
+
+/// `larder get`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 if some tier has a copy, 1 if none has.")]
+pub struct Get {
+    /// Where the stores are named.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// The keyspace
+    pub keyspace: String,
+    /// The key, as text
+    pub key: String,
+    /// Only this tier, by its name in the configuration
+    #[arg(long)]
+    pub tier: Option<String>,
+    /// How to print; `json` is an object a line, one for each tier
+    #[arg(long, value_enum, default_value_t = ListFormat::Table)]
+    pub format: ListFormat,
+}
+
+/// `larder invalidate`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  larder invalidate products 42 43
+  larder invalidate products --tag sale --soft
+  larder invalidate products --all
+
+It is done when the command ends with 0: no read that begins later gets an older value, in any process on the bus.")]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["keys", "tag", "prefix", "all"]))]
+pub struct Invalidate {
+    /// Where the stores are named.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// The keyspace
+    pub keyspace: String,
+    /// Keys, as text
+    pub keys: Vec<String>,
+    /// All copies that carry this tag; may be given several times
+    #[arg(long)]
+    pub tag: Vec<String>,
+    /// All keys that begin so
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// The whole keyspace
+    #[arg(long, conflicts_with_all = ["keys", "tag", "prefix"])]
+    pub all: bool,
+    /// Let copies be served stale, as the rule allows, while they are refreshed
+    #[arg(long)]
+    pub soft: bool,
+}
+
+/// `larder tags`.
+#[derive(Debug, Args)]
+pub struct Tags {
+    /// Where the stores are named.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// The keyspace
+    pub keyspace: String,
+    /// Only this tier, by its name in the configuration
+    #[arg(long)]
+    pub tier: Option<String>,
+    /// How to print; `json` is an object a line
+    #[arg(long, value_enum, default_value_t = ListFormat::Table)]
+    pub format: ListFormat,
+}
+
+/// `larder journal`.
+#[derive(Debug, Args)]
+#[command(after_help = "A journal is open in one process at a time: stop the service, or ask it, before this command.")]
+pub struct Journal {
+    /// Where the journal is named.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// How to print; `json` is an object a line
+    #[arg(long, value_enum, default_value_t = ListFormat::Table, global = true)]
+    pub format: ListFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: JournalCommand,
+}
+
+/// What `larder journal` can do.
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// The writes that wait to be saved, the oldest first
+    List,
+    /// The writes that the source will not take, and why
+    Dead,
+    /// Make dead letters writes again, which are saved when the service runs
+    Retry {
+        /// Their ids
+        #[arg(required = true, value_parser = write_id)]
+        ids: Vec<WriteId>,
+    },
+    /// Give dead letters up, for good
+    Discard {
+        /// Their ids
+        #[arg(required = true, value_parser = write_id)]
+        ids: Vec<WriteId>,
+    },
+}
+
+fn write_id(text: &str) -> Result<WriteId, String> {
+    let id = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32);
+    id.map(WriteId).ok_or_else(|| "an id has 32 hexadecimal digits, as `larder journal dead` prints it".into())
+}
+
+/// `larder doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 if all is well, 1 if something is not.")]
+pub struct Doctor {
+    /// What to check.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// How to print; `json` is an object a line
+    #[arg(long, value_enum, default_value_t = ListFormat::Table)]
+    pub format: ListFormat,
 }
 
 /// `larder demo`.

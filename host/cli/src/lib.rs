@@ -7,6 +7,7 @@ pub mod args;
 pub mod capacity;
 pub mod demo;
 pub mod modules;
+pub mod operate;
 pub mod opt;
 pub mod output;
 pub mod plot;

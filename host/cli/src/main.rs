@@ -11,6 +11,7 @@ use larder::PolicyError;
 use larder_cli::args::{Cli, Command, ListFormat, Policy, Replay, exit};
 use larder_cli::demo;
 use larder_cli::modules::{self, Card};
+use larder_cli::operate;
 use larder_cli::output;
 use larder_cli::plot;
 use larder_cli::replay::{self, Named, Outcome, Plan, ReplayError, Source, Unit};
@@ -62,6 +63,12 @@ fn code(error: &anyhow::Error) -> u8 {
 fn run(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Demo(args) => demo::run(args),
+        Command::Keys(args) => operate::keys(&args, &mut io::stdout()),
+        Command::Get(args) => operate::get(&args, &mut io::stdout()),
+        Command::Invalidate(args) => operate::invalidate(&args, &mut io::stdout()),
+        Command::Tags(args) => operate::tags(&args, &mut io::stdout()),
+        Command::Journal(args) => operate::journal(&args, &mut io::stdout()),
+        Command::Doctor(args) => operate::doctor(&args, &mut io::stdout()),
         Command::Replay(args) => replay_traces(*args),
         Command::Policy(Policy::List { format }) => {
             let cards = modules::builtins()?;

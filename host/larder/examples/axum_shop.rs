@@ -14,7 +14,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Router, routing};
 use larder::Tiered;
-use larder::tiered::{PostgresSource, RedisBus, RedisServer, RedisTier, TieredError};
+use larder::tiered::{Codec, PostgresSource, RedisBus, RedisServer, RedisTier, TieredError};
 
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 struct Product {
@@ -60,7 +60,7 @@ pub(crate) fn shop(database: &str, redis: &str) -> Result<Router, Box<dyn std::e
         .max_capacity(100_000)
         .far(RedisTier::builder(&redis).build()?)
         .bus(Arc::new(RedisBus::builder(&redis).build()?))
-        .codec(|product| serde_json::to_vec(product).unwrap_or_default(), |bytes| serde_json::from_slice(bytes))
+        .codec(Codec::json())
         .source(source)
         .rule("ttl-ms", Duration::from_secs(60))
         .rule("stale-while-revalidate-ms", Duration::from_secs(10))

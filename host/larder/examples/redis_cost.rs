@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use larder::tiered::{RedisServer, RedisTier, Tier, Tiered};
+use larder::tiered::{Codec, RedisServer, RedisTier, Tier, Tiered};
 use redis::AsyncCommands;
 
 /// More keys than tier 0 has room for, read in turn: each read goes to Redis.
@@ -34,7 +34,7 @@ async fn measure(url: &str, size: usize) -> Result<(), Box<dyn std::error::Error
         .keyspace(format!("cost{size}"))
         .max_capacity(NEAR)
         .far(RedisTier::connect(&RedisServer::at(url)?).await?)
-        .codec(|value: &Vec<u8>| value.clone(), |bytes: &[u8]| Ok::<_, std::io::Error>(bytes.to_vec()))
+        .codec(Codec::raw())
         .rule("write", "put")
         .rule("ttl-ms", std::time::Duration::from_secs(600))
         .build()?;

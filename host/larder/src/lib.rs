@@ -22,6 +22,8 @@
 mod builder;
 mod cache;
 mod clock;
+#[cfg(feature = "config")]
+pub mod config;
 mod control;
 mod engine;
 pub mod eviction;
@@ -41,6 +43,8 @@ mod touches;
 pub use builder::{BuildError, Builder, Expiry};
 pub use cache::{Cache, Entry, EntrySelector, Iter, RandomState};
 pub use clock::Clock;
+#[cfg(feature = "config")]
+pub use config::{Config, ConfigError, Stores};
 pub use control::{Guard, ShadowError, ShadowReport, SwapError, SwapReport};
 pub use patterns::{Patterns, PatternsModule};
 pub use policy::{Description, Module, ParameterSpec, Policy, PolicyError, Role, Value};

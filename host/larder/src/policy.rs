@@ -304,7 +304,7 @@ pub(crate) fn checked(card: &Description, set: &[(String, Value)]) -> Result<Vec
 }
 
 /// The known name that was probably meant.
-fn nearest(name: &str, known: &[String]) -> Option<String> {
+pub(crate) fn nearest(name: &str, known: &[String]) -> Option<String> {
     let distance = |known: &String| distance(&name.to_lowercase(), known);
     known
         .iter()

@@ -29,16 +29,19 @@
 mod board;
 mod builder;
 mod bus;
+mod codec;
 mod driver;
 mod envelope;
 mod fallback;
 mod far;
+mod flusher;
 mod gate;
 mod gather;
 mod groups;
 mod host;
 #[cfg(feature = "http")]
 pub mod http;
+mod journal;
 #[cfg(feature = "memcached")]
 mod memcached;
 #[cfg(feature = "mysql")]
@@ -65,8 +68,11 @@ use serde::Serialize;
 
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisBus, RedisBusBuilder, RedisServer, RedisSetupError, RedisTier, RedisTierBuilder};
+#[cfg(feature = "config")]
+pub(crate) use builder::check_rule;
 pub use builder::{RuleError, TieredBuildError, TieredBuilder};
 pub use bus::{Bus, Listener, LocalBus, News};
+pub use codec::{BoxError, Codec};
 pub use envelope::{Envelope, EnvelopeError};
 pub use far::{
     BoxFuture, FarCopy, Group, GroupVersion, KeyPage, Looked, MemoryTier, Put, Scope, Tier, TierError, Token,
@@ -74,6 +80,9 @@ pub use far::{
 pub use gate::{GateLimits, GateStats};
 #[cfg(feature = "http")]
 pub use http::HttpSource;
+pub use journal::{
+    Change, Contents, Journal, JournalBuilder, JournalError, JournalStats, Logged, Record, Store, StoreError,
+};
 #[cfg(feature = "memcached")]
 pub use memcached::{MemcachedSetupError, MemcachedTier, MemcachedTierBuilder};
 #[cfg(feature = "mysql")]
@@ -318,7 +327,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
             });
         }
         if let Some(source) = self.inner.source.clone().filter(|source| source.loads_many()) {
-            let members = gather::Member::all(source, ops.len());
+            let members = gather::Member::all(ops.len(), gather::load_many(source));
             ops.iter_mut().zip(members).for_each(|((_, op), member)| op.member = Some(member));
         }
         let mut reads: Vec<_> = ops.iter_mut().map(|(_, op)| &mut **op).collect();
@@ -560,6 +569,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     fn open(&self, module: &PatternsModule, rules: &[(String, Value)]) -> Result<Rulebook, RuleError> {
         let keyspace = self.inner.book.read().keyspaces[0].clone();
         builder::open(module, keyspace, rules, self.inner.steps.clone())
+    }
+
+    /// Takes no more writes that are to be saved later, saves what the journal has, and waits for that, or for so long. How
+    /// many writes are left then: they are in the journal, and are saved after the next start. Reads go on.
+    pub async fn shutdown(&self, limit: Duration) -> usize {
+        match &self.inner.journal {
+            Some(part) => part.drain(limit).await,
+            None => 0,
+        }
     }
 
     /// Swaps the eviction policy of tier 0: see [`Cache::swap_policy`](crate::Cache::swap_policy).

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use larder::tiered::testkit::BusSuite;
-use larder::tiered::{FromFn, RedisBus, RedisServer, RedisTier, Tiered};
+use larder::tiered::{Codec, FromFn, RedisBus, RedisServer, RedisTier, Tiered};
 use live::Server;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -193,7 +193,6 @@ async fn what_the_log_has_lost_is_all_dropped() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_far_tier_and_a_bus_on_one_server() {
     let Some(server) = redis() else { return };
-    let text = |value: &String| value.clone().into_bytes();
     let mut caches = Vec::new();
     let loads = Arc::new(AtomicU64::new(0));
     for _ in 0..2 {
@@ -204,7 +203,7 @@ async fn a_far_tier_and_a_bus_on_one_server() {
             .max_capacity(100)
             .far(RedisTier::connect(&place).await.unwrap())
             .bus(Arc::new(RedisBus::builder(&place).build().unwrap()))
-            .codec(text, |bytes: &[u8]| String::from_utf8(bytes.to_vec()))
+            .codec(Codec::raw())
             .source(FromFn::new(move |key: String| {
                 let load = counted.fetch_add(1, SeqCst);
                 async move { Ok::<_, std::io::Error>(Some(format!("{key} {load}"))) }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use larder::tiered::{FromFn, RedisServer, RedisTier, Tiered};
+use larder::tiered::{Codec, FromFn, RedisServer, RedisTier, Tiered};
 use live::Server;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
@@ -43,7 +43,7 @@ async fn process(port: u16) -> Tiered<String, String> {
         .keyspace("fleet")
         .max_capacity(100)
         .far(RedisTier::connect(&server).await.unwrap())
-        .codec(|text: &String| text.clone().into_bytes(), |bytes: &[u8]| String::from_utf8(bytes.to_vec()))
+        .codec(Codec::raw())
         .source(FromFn::new(move |key: String| {
             let mut connection = connection.clone();
             async move {
@@ -178,7 +178,7 @@ async fn a_redis_that_is_killed_and_comes_back_under_load_is_no_error_to_anyone(
         .keyspace("load")
         .max_capacity(50)
         .far(RedisTier::connect(&place).await.unwrap())
-        .codec(|text: &String| text.clone().into_bytes(), |bytes: &[u8]| String::from_utf8(bytes.to_vec()))
+        .codec(Codec::raw())
         .source(FromFn::new(|key: u64| async move {
             sleep(Duration::from_millis(2)).await;
             Ok::<_, std::io::Error>(Some(format!("value {key}")))

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder::tiered::{
-    BoxFuture, Failure, FromFn, GateLimits, How, Loaded, LocalBus, Lookup, MemoryTier, SourceError, Tier, Tiered,
-    TieredBuildError, TieredBuilder, TieredError,
+    BoxFuture, Codec, Failure, FromFn, GateLimits, How, Loaded, LocalBus, Lookup, MemoryTier, SourceError, Tier,
+    Tiered, TieredBuildError, TieredBuilder, TieredError,
 };
 use larder::{Cache, Policy};
 use tokio::time::{advance, sleep};
@@ -522,7 +522,8 @@ async fn a_damaged_copy_is_a_miss() {
     let far = Arc::new(MemoryTier::new(1_000).unwrap());
     let bus = Arc::new(LocalBus::new());
     Process::over(&database, far.clone(), &bus).build().unwrap().get(&7).await.unwrap();
-    let other = Process::over(&database, far, &bus).codec(|_| vec![1], |_| Err::<u64, _>("not a number")).build();
+    let other =
+        Process::over(&database, far, &bus).codec(Codec::new(|_| vec![1], |_| Err::<u64, _>("not a number"))).build();
     let other = other.unwrap();
     assert_eq!(other.get(&7).await.unwrap(), Some(1));
     assert_eq!((other.stats().damaged, database.loads()), (1, 2));

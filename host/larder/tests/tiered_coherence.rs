@@ -8,6 +8,8 @@
 //!
 //! `LARDER_SEEDS=100000 cargo test -p larder --test tiered_coherence` runs more; `LARDER_SEED=17` one.
 
+#[path = "tiers/network.rs"]
+mod network;
 #[path = "tiers/world.rs"]
 mod world;
 
@@ -15,150 +17,15 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
 
 use larder::tiered::{
-    BoxFuture, Bus, FarCopy, Listener, Loaded, LocalBus, Looked, MemoryTier, News, Put, Save, Scope, Source,
-    SourceError, Tier, TierError, Tiered, Token, Written,
+    BoxFuture, Bus, Codec, Listener, Loaded, LocalBus, MemoryTier, News, Save, Source, SourceError, TierError, Tiered,
+    Written,
 };
 use larder::{Patterns, Policy};
+use network::{Alive, Luck, Network, Random};
 use tokio::time::sleep;
 use world::ms;
-
-/// SplitMix64, shared by all that is random in a run.
-#[derive(Debug)]
-struct Random(AtomicU64);
-
-impl Random {
-    fn below(&self, n: u64) -> u64 {
-        let z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, SeqCst);
-        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-
-    async fn while_passes(&self, most: u64) {
-        sleep(ms(self.below(most + 1))).await;
-    }
-}
-
-/// What becomes of a call.
-enum Luck {
-    Fine,
-    /// It is not done.
-    Lost,
-    /// It is done, and nobody hears of it.
-    Unheard,
-    /// It is done much later, and nobody hears of it.
-    Late,
-}
-
-impl Random {
-    fn luck(&self) -> Luck {
-        match self.below(60) {
-            0 => Luck::Lost,
-            1 => Luck::Unheard,
-            2 => Luck::Late,
-            _ => Luck::Fine,
-        }
-    }
-}
-
-/// The shared tier behind a bad network.
-struct Network {
-    tier: Arc<MemoryTier>,
-    random: Arc<Random>,
-    fences: bool,
-}
-
-impl Network {
-    fn call<'a, T: Send + 'a>(
-        &'a self,
-        call: impl FnOnce(Arc<MemoryTier>) -> BoxFuture<'static, Result<T, TierError>> + Send + 'a,
-    ) -> BoxFuture<'a, Result<T, TierError>> {
-        Box::pin(async move {
-            self.random.while_passes(3).await;
-            let cut_off = || TierError::Unavailable("cut off".into());
-            let landing = call(self.tier.clone());
-            match self.random.luck() {
-                Luck::Fine => {
-                    let answer = landing.await;
-                    self.random.while_passes(3).await;
-                    answer
-                }
-                Luck::Lost => Err(cut_off()),
-                Luck::Unheard => {
-                    landing.await.ok();
-                    Err(cut_off())
-                }
-                Luck::Late => Err(TierError::TimedOut),
-            }
-        })
-    }
-
-    /// As `call`, for what changes something: what is late is done.
-    fn change<'a, T: Send + 'static>(
-        &'a self,
-        call: impl Fn(Arc<MemoryTier>) -> BoxFuture<'static, Result<T, TierError>> + Send + 'a,
-    ) -> BoxFuture<'a, Result<T, TierError>> {
-        if self.random.below(40) == 0 {
-            let late = call(self.tier.clone());
-            let after = ms(self.random.below(60));
-            tokio::spawn(async move {
-                sleep(after).await;
-                late.await.ok();
-            });
-            return Box::pin(async { Err(TierError::TimedOut) });
-        }
-        self.call(call)
-    }
-}
-
-impl Tier for Network {
-    fn summary(&self) -> String {
-        "a bad network".into()
-    }
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Looked, TierError>> {
-        let key = key.to_string();
-        self.call(move |tier| Box::pin(async move { tier.get(&key).await }))
-    }
-    fn token<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Token, TierError>> {
-        let key = key.to_string();
-        self.call(move |tier| Box::pin(async move { tier.token(&key).await }))
-    }
-    fn put<'a>(
-        &'a self,
-        key: &'a str,
-        copy: FarCopy,
-        token: Token,
-        write: bool,
-    ) -> BoxFuture<'a, Result<Put, TierError>> {
-        self.change(move |tier| {
-            let (key, copy, fences) = (key.to_string(), copy.clone(), self.fences);
-            Box::pin(async move {
-                let token = if fences { token } else { tier.token(&key).await? };
-                tier.put(&key, copy, token, write).await
-            })
-        })
-    }
-    fn invalidate<'a>(&'a self, scope: &'a Scope, soft: bool) -> BoxFuture<'a, Result<(), TierError>> {
-        self.change(move |tier| {
-            let scope = scope.clone();
-            Box::pin(async move { tier.invalidate(&scope, soft).await })
-        })
-    }
-    fn leases(&self) -> bool {
-        true
-    }
-    fn lease<'a>(&'a self, key: &'a str, holder: u64, time: Duration) -> BoxFuture<'a, Result<bool, TierError>> {
-        let key = key.to_string();
-        self.call(move |tier| Box::pin(async move { tier.lease(&key, holder, time).await }))
-    }
-    fn release<'a>(&'a self, key: &'a str, holder: u64) -> BoxFuture<'a, Result<(), TierError>> {
-        let key = key.to_string();
-        self.call(move |tier| Box::pin(async move { tier.release(&key, holder).await }))
-    }
-}
 
 /// A bus that is slow, and loses what it then says it has lost.
 struct BadBus {
@@ -284,7 +151,7 @@ fn run(seed: u64, write: &str, flight: &str, duties: Duties) -> Tally {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     runtime.block_on(async {
-        let random = Arc::new(Random(AtomicU64::new(seed.wrapping_mul(0xd134_2543_de82_ef95))));
+        let random = Arc::new(Random::new(seed));
         let database = Arc::new(Database { landed: Mutex::default(), random: random.clone() });
         let far = Arc::new(MemoryTier::new(64).unwrap());
         let bus = Arc::new(BadBus { bus: LocalBus::new(), random: random.clone(), tells: duties.tells });
@@ -295,8 +162,13 @@ fn run(seed: u64, write: &str, flight: &str, duties: Duties) -> Tally {
                     .keyspace("k")
                     .max_capacity(32)
                     .policy(Policy::builtin("fifo").unwrap())
-                    .far(Network { tier: far.clone(), random: random.clone(), fences: duties.fences })
-                    .codec(|value: &u64| value.to_le_bytes().to_vec(), number)
+                    .far(Network {
+                        tier: far.clone(),
+                        random: random.clone(),
+                        alive: Alive::new(),
+                        fences: duties.fences,
+                    })
+                    .codec(Codec::new(|value: &u64| value.to_le_bytes().to_vec(), number))
                     .source(database.clone())
                     .bus(bus.clone())
                     .seed(seed + i)

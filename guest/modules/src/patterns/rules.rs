@@ -263,6 +263,12 @@ impl Rules {
                  write to write-through",
             ),
             (
+                self.write == Writing::Behind && aside,
+                "write",
+                "write-behind needs reads that the cache answers from the journal, and under cache-aside the application \
+                 loads what is not saved yet: set read to read-through, or write to write-through",
+            ),
+            (
                 self.flight == Some(Scope::Fleet) && lacks(Abilities::LEASES),
                 "flight",
                 "fleet needs a shared tier with leases: give the keyspace one, or set flight to process",

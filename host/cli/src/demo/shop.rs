@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use anyhow::Context;
-use larder::tiered::{Bus, Failure, Key, Source, Tier, Tiered, TieredError};
+use larder::tiered::{Bus, Codec, Failure, Key, Source, Tier, Tiered, TieredError};
 use larder::{Patterns, Policy, Value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -461,10 +461,10 @@ impl Caches<'_> {
             .bus(self.bus.clone())
             .source(Remote::new(source, self.line.clone(), asked, hottest))
             // Rows are plain data, and always become JSON; what could not would be no copy.
-            .codec(
-                |row: &Arc<V>| serde_json::to_vec(&**row).unwrap_or_default(),
+            .codec(Codec::try_new(
+                |row: &Arc<V>| serde_json::to_vec(&**row),
                 |bytes| serde_json::from_slice(bytes).map(Arc::new),
-            )
+            ))
             .seed(self.seed);
         for (name, value) in rule(part) {
             builder = builder.rule(name, value);

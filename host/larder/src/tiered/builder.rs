@@ -1,7 +1,6 @@
 //! Setting a [`Tiered`] up.
 
 use std::collections::HashSet;
-use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -11,8 +10,11 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use super::board::Board;
+use super::codec::Codec;
+use super::flusher;
 use super::gate::{Gate, GateLimits, Gated};
-use super::host::{Codec, Far, Inner, Limits};
+use super::host::{Far, Inner, Limits};
+use super::journal::{Journal, JournalError};
 use super::near::{Key, Near, Seat};
 use super::stats::Counters;
 use super::{Bus, Listener, Source, Tier, Tiered};
@@ -48,9 +50,15 @@ pub enum TieredBuildError {
     /// The module or its rules are at fault.
     #[error(transparent)]
     Rule(#[from] RuleError),
-    /// There is a far tier, and nobody knows how values become bytes.
-    #[error("a far tier keeps bytes: call `codec` with how values are encoded and decoded")]
+    /// There is a far tier or a journal, and nobody knows how values become bytes.
+    #[error("a far tier or a journal keeps bytes: call `codec`, with `Codec::json()` for instance")]
     NoCodec,
+    /// The journal cannot be had.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// What a journal has is flushed by tasks.
+    #[error("a journal is flushed by tasks: call `build` within a tokio runtime")]
+    NoRuntime,
     /// More tiers than have a number.
     #[error("{0} far tiers: there are at most 7")]
     TooManyTiers(usize),
@@ -74,6 +82,7 @@ pub struct TieredBuilder<K, V> {
     far: Vec<Arc<dyn Tier>>,
     source: Option<Arc<dyn Source<K, V>>>,
     bus: Option<Arc<dyn Bus>>,
+    journal: Option<Journal>,
     codec: Option<Codec<V>>,
     limits: Limits,
     seed: Option<u64>,
@@ -98,6 +107,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
             far: Vec::new(),
             source: None,
             bus: None,
+            journal: None,
             codec: None,
             limits: Limits {
                 tier: Duration::from_secs(1),
@@ -171,14 +181,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         self
     }
 
-    /// How values become bytes for far tiers, and become values again.
-    pub fn codec<E: Into<Box<dyn Error + Send + Sync>>>(
-        mut self,
-        encode: impl Fn(&V) -> Vec<u8> + Send + Sync + 'static,
-        decode: impl Fn(&[u8]) -> Result<V, E> + Send + Sync + 'static,
-    ) -> Self {
-        let decode = move |bytes: &[u8]| decode(bytes).map_err(Into::into);
-        self.codec = Some(Codec { encode: Box::new(encode), decode: Box::new(decode) });
+    /// Where writes are kept that are saved later, for the rule `write = write-behind`. The writes of this keyspace that it
+    /// has from before are flushed at once.
+    pub fn journal(mut self, journal: Journal) -> Self {
+        self.journal = Some(journal);
+        self
+    }
+
+    /// How values become bytes for far tiers and the journal, and become values again.
+    pub fn codec(mut self, codec: Codec<V>) -> Self {
+        self.codec = Some(codec);
         self
     }
 
@@ -233,24 +245,31 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         if self.name.contains(':') {
             return Err(TieredBuildError::BadName(self.name));
         }
-        if !self.far.is_empty() && self.codec.is_none() {
+        if (!self.far.is_empty() || self.journal.is_some()) && self.codec.is_none() {
             return Err(TieredBuildError::NoCodec);
+        }
+        if self.journal.is_some() && tokio::runtime::Handle::try_current().is_err() {
+            return Err(TieredBuildError::NoRuntime);
         }
         if self.far.len() > 7 {
             return Err(TieredBuildError::TooManyTiers(self.far.len()));
         }
-        let tiers = ((1u16 << (self.far.len() + 1)) - 1) as u8;
+        let tiers = tiers_of(self.far.len());
         let source = self.source.as_ref();
         let given = [
             (Abilities::LOADS, source.is_some_and(|source| source.loads())),
             (Abilities::SAVES, source.is_some_and(|source| source.saves())),
+            (Abilities::LOGS, self.journal.is_some()),
             (Abilities::ANNOUNCES, self.bus.is_some()),
             (Abilities::LEASES, self.far.iter().any(|tier| tier.leases())),
         ];
-        let abilities =
-            given.into_iter().filter(|(_, is_given)| *is_given).fold(Abilities::empty(), |all, (one, _)| all | one);
-        let keyspace =
-            Keyspace { name: self.name.clone(), tiers, shared: tiers & !1, abilities, parameters: Vec::new() };
+        let keyspace = Keyspace {
+            name: self.name.clone(),
+            tiers,
+            shared: tiers & !1,
+            abilities: all_of(&given),
+            parameters: Vec::new(),
+        };
         let module = self.patterns.load().map_err(|error| RuleError::Module(Box::new(error)))?;
         let tally = Arc::new(steps::Tally::default());
         let book = open(&module, keyspace, &self.rules, tally.clone())?;
@@ -272,13 +291,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         let chance = || RandomState::new().hash_one(&self.name);
         let (seed, holders, process) = (self.seed.unwrap_or_else(chance), chance(), chance());
         let source_gate = Arc::new(Gate::new("source".into(), self.limits.source_gate));
+        let name: Arc<str> = self.name.into();
+        let (part, recovered) = match self.journal.map(|journal| journal.attach(&name)).transpose()? {
+            Some((part, recovered)) => (Some(part), recovered),
+            None => (None, Vec::new()),
+        };
         let inner = Arc::new_cyclic(|me: &Weak<Inner<K, V>>| Inner {
-            name: self.name.into(),
+            name,
             near,
             far: self.far.into_iter().zip(1..).map(|(tier, at)| Far::new(at, tier, self.limits.tier_gate)).collect(),
             source: self.source.map(|source| Arc::new(Gated { source, gate: source_gate.clone() }) as Arc<_>),
             source_gate,
             bus: self.bus,
+            journal: part,
             codec: self.codec,
             board: Arc::new(Board::new()),
             refreshing: Mutex::new(HashSet::new()),
@@ -299,8 +324,33 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
             bus.join(Arc::downgrade(&listener));
         }
         control::watch(Arc::downgrade(&inner) as Weak<_>);
+        flusher::start(&inner, &recovered);
         Ok(Tiered { inner })
     }
+}
+
+/// Has a module look at a rule.
+#[cfg(feature = "config")]
+pub(crate) fn check_rule(
+    module: &PatternsModule,
+    keyspace: &str,
+    far: usize,
+    given: &[(Abilities, bool)],
+    rules: &[(String, Value)],
+) -> Result<(), RuleError> {
+    let tiers = tiers_of(far);
+    let keyspace =
+        Keyspace { name: keyspace.into(), tiers, shared: tiers & !1, abilities: all_of(given), parameters: Vec::new() };
+    open(module, keyspace, rules, Arc::default()).map(drop)
+}
+
+/// Tier 0, and so many behind it, as a set.
+fn tiers_of(far: usize) -> u8 {
+    ((1u16 << (far + 1)) - 1) as u8
+}
+
+fn all_of(given: &[(Abilities, bool)]) -> Abilities {
+    given.iter().filter(|(_, is_given)| *is_given).fold(Abilities::empty(), |all, (one, _)| all | *one)
 }
 
 /// Has a module take a rule.

@@ -14,11 +14,12 @@ use tokio::time::Instant;
 
 use super::board::{End, Joined, Lead};
 use super::far::{self, FarCopy, Looked, Put, Scope as FarScope};
-use super::gather::Member;
+use super::gather::{LoadsWith, SavesWith, ToSave};
 use super::groups::{Group, Reached};
 use super::host::Inner;
+use super::journal::{Flushing, LogError, Record, SaveTurn};
 use super::near::{Copy, Key, Token};
-use super::source::{Answer as SourceAnswer, Loaded, Save, SourceError};
+use super::source::{Answer as SourceAnswer, Loaded, SourceError};
 use super::{How, Served, Ticket, TieredError};
 use crate::engine::steps::{
     Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Mark,
@@ -144,11 +145,16 @@ pub(crate) struct Op<K: Key, V: Clone + Send + Sync + 'static> {
     renewed: Option<Incoming>,
     load: Option<Load<V>>,
     /// The batch that it is one of, while it may still load together with others.
-    pub(crate) member: Option<Member<K, V>>,
+    pub(crate) member: Option<LoadsWith<K, V>>,
+    /// The same for saving, of a flush.
+    pub(crate) saves_with: Option<SavesWith<K, V>>,
+    /// What a flush has in hand; none once that is a dead letter.
+    pub(crate) flushing: Option<Flushing>,
     /// Something was amiss that allows a rescue.
     pub(crate) trouble: bool,
     pub(crate) served: bool,
     pub(crate) saved: bool,
+    pub(crate) logged: bool,
     pub(crate) lead: Option<Lead<K, Landing<V>>>,
     lease: Option<Lease>,
     pub(crate) reply: Option<Replying<K, V>>,
@@ -177,9 +183,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             renewed: None,
             load: None,
             member: None,
+            saves_with: None,
+            flushing: None,
             trouble: false,
             served: false,
             saved: false,
+            logged: false,
             lead: None,
             lease: None,
             reply: None,
@@ -435,7 +444,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 }
             }
             Action::Save(saving) => {
-                if !matches!(kind, Write | Remove | Flush) || !self.can(Abilities::SAVES) || self.saved {
+                let in_hand = kind != Flush || self.flushing.is_some();
+                let done = self.saved || self.logged;
+                if !matches!(kind, Write | Remove | Flush) || !self.can(Abilities::SAVES) || done || !in_hand {
                     return Flow::Wrong("there is nothing to save, or nowhere");
                 }
                 if saving.fence & !self.inner.tiers() != 0 {
@@ -443,8 +454,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 }
                 Flow::Next(self.save(&saving).await)
             }
-            // There is no journal yet: the keyspace's abilities say so.
-            Action::Log(_) | Action::Bury => Flow::Wrong("there is no journal"),
+            Action::Log(saving) => {
+                if !matches!(kind, Write | Remove) || !self.can(Abilities::LOGS) || self.saved || self.logged {
+                    return Flow::Wrong("there is nothing to log, or no journal");
+                }
+                if saving.fence & !self.inner.tiers() != 0 {
+                    return Flow::Wrong("it fences tiers that the keyspace does not have");
+                }
+                Flow::Next(self.log(&saving).await)
+            }
+            Action::Bury => {
+                if kind != Flush || !matches!(after, Event::SaveFailed(_)) {
+                    return Flow::Wrong("only what the source did not take is buried");
+                }
+                // Where that fails, the write is in the journal still, and is flushed again.
+                if self.bury().await { Flow::Next(Event::Buried) } else { Flow::End }
+            }
             Action::Drop(dropping) | Action::Expire(dropping) => {
                 let soft = matches!(action, Action::Expire(_));
                 if !matches!(kind, Write | Remove | Invalidate | Flush) || !self.has_tiers(dropping.tiers) {
@@ -462,7 +487,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 if ms >= 1 << 40 {
                     return Flow::Wrong("it would never resume");
                 }
-                self.member = None;
+                (self.member, self.saves_with) = (None, None);
                 tokio::time::sleep(Duration::from_millis(ms)).await;
                 Flow::Next(Event::Resumed)
             }
@@ -479,7 +504,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 if kind == Read && !self.served || again == Some(0) || again.is_some() && !scheduled {
                     return Flow::Wrong("an operation does not end so");
                 }
+                if kind == Flush && self.flushing.is_some() && !self.saved {
+                    return Flow::Wrong("what is neither saved nor buried stays in the journal");
+                }
                 self.again = again;
+                self.flushed().await;
                 self.land_own();
                 self.answer(Ok(Reply::Done));
                 Flow::End
@@ -516,6 +545,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let error = same.unwrap_or_else(|| TieredError::new(failure.into()));
         if let Some(lead) = self.lead.take() {
             lead.land(End::Failed(failure, Some(error.clone())));
+        }
+        if self.kind == Kind::Flush {
+            tracing::warn!(keyspace = &*self.inner.name, %error, "a flush failed; the write stays in the journal");
+            return;
         }
         self.inner.tally.failures.fetch_add(1, Relaxed);
         self.answer(Err(error));
@@ -709,12 +742,17 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let (Some(source), About::Key(key)) = (self.inner.source.clone(), &self.about) else {
             return self.amiss(Failure::Unsupported, None);
         };
+        if self.load.is_none()
+            && let Some(record) = self.inner.journal.as_ref().and_then(|part| part.newest(&key.text()))
+        {
+            return self.load_logged(&record);
+        }
         let load = self.load.get_or_insert_with(|| {
             let held = self.held.as_ref().filter(|_| loading.conditional);
             let validator = held.and_then(|held| held.copy.validator.clone());
             let conditional = validator.is_some();
             let key = key.clone();
-            let together = self.member.take().filter(|_| !conditional).map(|member| member.load(key.clone()));
+            let together = self.member.take().filter(|_| !conditional).map(|member| member.ask(key.clone()));
             let task = tokio::spawn(async move {
                 match together {
                     Some(answer) => answer.await.unwrap_or_else(|_| Err(SourceError::unavailable("the load panicked"))),
@@ -760,6 +798,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             Ok(Ok(Err(error))) => self.amiss(error.failure.into(), Some(error)),
             Ok(Err(panic)) => self.amiss(Failure::Unavailable, Some(SourceError::unavailable(panic.to_string()))),
             Err(_) => self.amiss(Failure::TimedOut, None),
+        }
+    }
+
+    /// What is in the journal is what the source will have.
+    fn load_logged(&mut self, record: &Record) -> Event {
+        self.member = None;
+        self.inner.tally.journal_loads.fetch_add(1, Relaxed);
+        match self.inner.landing_of(record) {
+            Ok(landing) => {
+                let incoming = landing.incoming;
+                self.loaded = Some(Arc::new(landing));
+                Event::Loaded(incoming)
+            }
+            Err(error) => self.amiss(Failure::Rejected, Some(SourceError::rejected(error))),
         }
     }
 
@@ -822,7 +874,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 cost_us,
                 &keeping.terms,
             );
-            self.keep_far(&key, tier, copy, writes, &mut outcome).await;
+            match copy {
+                Some(copy) => self.keep_far(&key, tier, copy, writes, &mut outcome).await,
+                None => self.decline_far(&key, tier, &mut outcome).await,
+            }
         }
         if tiers & 1 != 0
             && let Some(token) = self.near_token
@@ -843,6 +898,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             outcome.unannounced = !self.inner.announce(scope, false).await;
         }
         outcome
+    }
+
+    /// A tier cannot have the value: it is to forget what it has.
+    async fn decline_far(&self, key: &K, tier: u8, outcome: &mut Outcome) {
+        let at = usize::from(tier) - 1;
+        let far = &self.inner.far[at];
+        let scope = FarScope::Keys(vec![self.inner.far_name(key).into()]);
+        match far.call(self.inner.limits.tier, far.tier.invalidate(&scope, false)).await {
+            Ok(()) => outcome.declined |= 1 << tier,
+            Err(_) => {
+                outcome.down |= 1 << tier;
+                self.inner.owe(at, &About::Key(key.clone()), false);
+            }
+        }
     }
 
     async fn keep_far(&self, key: &K, tier: u8, copy: FarCopy, writes: bool, outcome: &mut Outcome) {
@@ -887,47 +956,171 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
 
     // ---- save
 
-    async fn save(&mut self, saving: &Saving) -> Event {
-        let (Some(source), About::Key(key)) = (self.inner.source.clone(), self.about.clone()) else {
-            return Event::SaveFailed(Failure::Unsupported);
-        };
-        for tier in (1..8u8).filter(|tier| saving.fence & 1 << tier != 0) {
+    /// Takes tokens in far tiers.
+    async fn fence(&mut self, key: &K, tiers: u8) {
+        for tier in (1..8u8).filter(|tier| tiers & 1 << tier != 0) {
             let far = &self.inner.far[usize::from(tier) - 1];
-            let name = self.inner.far_name(&key);
+            let name = self.inner.far_name(key);
             let token = far.call(self.inner.limits.tier, far.tier.token(&name)).await;
             self.far_tokens[usize::from(tier) - 1] = token.ok();
         }
-        let brought = self.brought.clone();
-        let saved = key.clone();
-        let id = self.inner.write_id();
-        let mut task = tokio::spawn(async move {
-            let value = brought.as_ref().and_then(|brought| brought.value.as_ref());
-            source.save(Save { key: &saved, value, id }).await
-        });
+    }
+
+    pub(crate) async fn save(&mut self, saving: &Saving) -> Event {
+        let (Some(source), About::Key(key)) = (self.inner.source.clone(), self.about.clone()) else {
+            return Event::SaveFailed(Failure::Unsupported);
+        };
         let hard_ms = if saving.hard_ms == 0 { NEVER } else { saving.hard_ms };
         let limit = self.inner.limits.save.min(Duration::from_millis(hard_ms));
-        self.inner.tally.saves.fetch_add(1, Relaxed);
-        let failed = match tokio::time::timeout(limit, &mut task).await {
-            Ok(Ok(Ok(()))) => {
-                self.saved = true;
-                return Event::Saved;
-            }
-            Ok(Ok(Err(error))) => error,
-            Ok(Err(panic)) => SourceError::unavailable(panic.to_string()),
-            Err(_) => {
-                // It may still land, after the operation has dropped the old copy and somebody has loaded it again.
-                let inner = self.inner.clone();
-                tokio::spawn(async move {
-                    drop(task.await);
-                    inner.drop_everywhere(&About::Key(key)).await;
-                });
-                self.error = Some(TieredError::new(super::Failure::TimedOut));
-                return Event::SaveFailed(Failure::TimedOut);
+        let deadline = Instant::now() + limit;
+        let turn = match self.in_turn(&key, deadline).await {
+            Ok(turn) => turn,
+            Err(event) => return event,
+        };
+        self.fence(&key, saving.fence).await;
+        let id = match &mut self.flushing {
+            None => self.inner.write_id(),
+            Some(flushing) => {
+                // Only now, under the tokens: what is logged from here on fences what this flush keeps.
+                self.near_token = Some(self.inner.near.token(&key));
+                let Some((id, record)) = flushing.newest() else { return Event::SaveFailed(Failure::Unsupported) };
+                match self.inner.landing_of(&record) {
+                    Ok(landing) => self.brought = landing.value.is_some().then(|| Arc::new(landing)),
+                    Err(error) => return self.not_saved(SourceError::rejected(error)),
+                }
+                id
             }
         };
-        let failure = failed.failure;
-        self.error = Some(TieredError { failure, cause: Some(failed.cause) });
+        let save = ToSave { key: key.clone(), value: self.brought.clone(), id, _turn: turn };
+        let together = self.saves_with.take();
+        let mut task = tokio::spawn(async move {
+            match together {
+                Some(member) => member.ask(save).await.unwrap_or_else(|_| Err(SourceError::unavailable("it panicked"))),
+                None => source.save(save.as_save()).await,
+            }
+        });
+        self.inner.tally.saves.fetch_add(1, Relaxed);
+        match tokio::time::timeout_at(deadline, &mut task).await {
+            Ok(Ok(Ok(()))) => {
+                (self.saved, self.error) = (true, None);
+                Event::Saved
+            }
+            Ok(Ok(Err(error))) => self.not_saved(error),
+            Ok(Err(panic)) => self.not_saved(SourceError::unavailable(panic.to_string())),
+            Err(_) => {
+                // It may still land, after the operation has dropped the old copy and somebody has loaded it again. What is
+                // flushed is loaded from the journal until a later save of it, which waits for this one, has landed.
+                if self.flushing.is_none() {
+                    let inner = self.inner.clone();
+                    tokio::spawn(async move {
+                        drop(task.await);
+                        inner.drop_everywhere(&About::Key(key)).await;
+                    });
+                }
+                self.error = Some(TieredError::new(super::Failure::TimedOut));
+                Event::SaveFailed(Failure::TimedOut)
+            }
+        }
+    }
+
+    /// Waits until it is a save's turn, where there is a journal: until no other save of the key runs, and, unless it is a
+    /// flush, until the key has no write there.
+    async fn in_turn(&mut self, key: &K, deadline: Instant) -> Result<Option<SaveTurn>, Event> {
+        let turn = match (&self.flushing, &self.inner.journal) {
+            (Some(flushing), _) => match flushing.try_turn() {
+                Some(turn) => Ok(turn),
+                None => {
+                    // The others of the batch need not wait.
+                    self.saves_with = None;
+                    tokio::time::timeout_at(deadline, flushing.turn()).await
+                }
+            },
+            (None, Some(part)) => tokio::time::timeout_at(deadline, part.turn(&key.text())).await,
+            (None, None) => return Ok(None),
+        };
+        turn.map(Some).map_err(|_| {
+            let why = "an earlier write of the key is not saved yet";
+            self.not_saved(SourceError::overloaded(why))
+        })
+    }
+
+    fn not_saved(&mut self, error: SourceError) -> Event {
+        let failure = error.failure;
+        self.error = Some(TieredError { failure, cause: Some(error.cause) });
         Event::SaveFailed(failure.into())
+    }
+
+    // ---- log, and what becomes of it
+
+    async fn log(&mut self, saving: &Saving) -> Event {
+        let inner = self.inner.clone();
+        let (Some(part), About::Key(key)) = (&inner.journal, self.about.clone()) else {
+            return Event::LogFailed(Failure::Unsupported);
+        };
+        self.fence(&key, saving.fence).await;
+        let record = match inner.record(part, &key, self.brought.as_deref()) {
+            Ok(record) => record,
+            Err(error) => {
+                inner.tally.log_failures.fetch_add(1, Relaxed);
+                self.error = Some(TieredError { failure: super::Failure::Rejected, cause: Some(error.into()) });
+                return Event::LogFailed(Failure::Rejected);
+            }
+        };
+        let wait = match saving.hard_ms {
+            0 => inner.limits.save,
+            ms => Duration::from_millis(ms.min(1 << 40)),
+        };
+        let error = match part.log(record, wait, inner.limits.save).await {
+            Ok(()) => {
+                self.logged = true;
+                inner.tally.logged.fetch_add(1, Relaxed);
+                return Event::Logged;
+            }
+            Err(error) => error,
+        };
+        inner.tally.log_failures.fetch_add(1, Relaxed);
+        let (failure, text) = (error.failure(), error.to_string());
+        if let LogError::Slow(told) = error {
+            // As with a save that lands late.
+            let inner = inner.clone();
+            tokio::spawn(async move {
+                if matches!(told.await, Ok(Ok(()))) {
+                    inner.drop_everywhere(&About::Key(key)).await;
+                }
+            });
+        }
+        self.error = Some(TieredError { failure, cause: Some(SourceError::unavailable(text).cause) });
+        Event::LogFailed(failure.into())
+    }
+
+    /// What a flush saved is taken off the journal.
+    pub(crate) async fn flushed(&mut self) {
+        let Some(mut flushing) = self.flushing.take() else { return };
+        match flushing.done().await {
+            Ok(()) => drop(self.inner.tally.flushed.fetch_add(1, Relaxed)),
+            Err(error) => {
+                let keyspace = &*self.inner.name;
+                tracing::warn!(keyspace, %error, "a write that was saved is in the journal still, and is saved again");
+            }
+        }
+    }
+
+    /// What a flush has in hand becomes a dead letter; whether it did.
+    async fn bury(&mut self) -> bool {
+        let Some(mut flushing) = self.flushing.take() else { return false };
+        let reason = self.error.as_ref().map_or_else(|| "the source refused".to_string(), ToString::to_string);
+        let (keyspace, key) = (&*self.inner.name, flushing.key().to_string());
+        match flushing.bury(&reason).await {
+            Ok(()) => {
+                self.inner.tally.buried.fetch_add(1, Relaxed);
+                tracing::warn!(keyspace, key, reason, "a write is a dead letter: the source does not take it");
+                true
+            }
+            Err(error) => {
+                tracing::warn!(keyspace, key, %error, "a write that the source does not take is tried again");
+                false
+            }
+        }
     }
 
     // ---- drop and expire

@@ -1,23 +1,23 @@
 //! What is done where the module's answer cannot be: it trapped twice, hangs, is rested, or said what makes no sense.
 //!
 //! The least that is right, by the contract's words: a read looks through the tiers and else loads for itself and keeps
-//! nothing; a write saves and then drops; an invalidation drops in all tiers. So nothing fails because of a module, and
+//! nothing; a write that was neither saved nor logged is saved, and then the key is dropped; a flush saves, and leaves the
+//! write in the journal where that fails; an invalidation drops in all tiers. So nothing fails because of a module, and
 //! nothing old is served; what is lost is that copies are kept.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::driver::{About, Op, Reply};
+use super::driver::{Op, Reply};
 use super::near::Key;
-use super::source::Save;
 use super::{Failure, How, Served, TieredError};
-use crate::engine::steps::{Event, Kind, Loading, Traits};
+use crate::engine::steps::{Event, Kind, Loading, Saving, Traits};
 
 /// Brings an operation to its end.
 pub(crate) async fn finish<K: Key, V: Clone + Send + Sync + 'static>(op: &mut Op<K, V>) {
     match op.kind {
         Kind::Read => read(op).await,
-        Kind::Write | Kind::Remove | Kind::Flush => write(op).await,
+        Kind::Write | Kind::Remove => write(op).await,
+        Kind::Flush => flush(op).await,
         Kind::Invalidate => {
             let is_heard = op.traits.contains(Traits::HEARD);
             let tiers = if is_heard { op.inner.tiers() & !op.inner.shared() } else { op.inner.tiers() };
@@ -108,25 +108,11 @@ fn serve<K: Key, V: Clone + Send + Sync + 'static>(
 }
 
 async fn write<K: Key, V: Clone + Send + Sync + 'static>(op: &mut Op<K, V>) {
-    let source = op.inner.source.clone().filter(|source| source.saves());
-    let mut error = op.error.take();
-    if let (Some(source), About::Key(key), false, None) = (source, op.about.clone(), op.saved, &error) {
-        let brought = op.brought.clone();
-        let saved = key.clone();
-        let id = op.inner.write_id();
-        let saving = tokio::spawn(async move {
-            let value = brought.as_ref().and_then(|brought| brought.value.as_ref());
-            source.save(Save { key: &saved, value, id }).await
-        });
-        error = match tokio::time::timeout(op.inner.limits.save, saving).await {
-            Ok(Ok(Ok(()))) => None,
-            Ok(Ok(Err(failed))) => Some(TieredError { failure: failed.failure, cause: Some(failed.cause) }),
-            Ok(Err(panic)) => {
-                Some(TieredError { failure: Failure::Unavailable, cause: Some(Arc::new(panic) as Arc<_>) })
-            }
-            Err(_) => Some(TieredError::new(Failure::TimedOut)),
-        };
+    let saves = op.inner.source.as_ref().is_some_and(|source| source.saves());
+    if saves && !op.saved && !op.logged && op.error.is_none() {
+        op.save(&Saving { fence: 0, hard_ms: 0 }).await;
     }
+    let error = op.error.take();
     let outcome = op.inner.forget(&op.about, op.inner.tiers(), op.inner.bus.is_some(), false).await;
     let reached = outcome.down == 0 && !outcome.unannounced;
     let error = error.or((!reached).then(|| TieredError::new(Failure::Unreached)));
@@ -134,4 +120,15 @@ async fn write<K: Key, V: Clone + Send + Sync + 'static>(op: &mut Op<K, V>) {
         None => Ok(Reply::Done),
         Some(error) => Err(error),
     });
+}
+
+/// Saves, and leaves the write in the journal if that fails.
+async fn flush<K: Key, V: Clone + Send + Sync + 'static>(op: &mut Op<K, V>) {
+    if op.flushing.is_some() && !op.saved {
+        op.save(&Saving { fence: 0, hard_ms: 0 }).await;
+    }
+    if op.saved {
+        op.inner.forget(&op.about, op.inner.tiers(), op.inner.bus.is_some(), false).await;
+        op.flushed().await;
+    }
 }

@@ -1,5 +1,5 @@
-//! The loads of one batch as one: the operations of a `get_many` hand their keys in here, and when none is left that
-//! might still do so, the source is asked for all of them at once.
+//! What several operations ask at once, asked as one: the loads of a `get_many`, the saves of a batch of flushes. Operations
+//! hand their questions in here, and when none is left that might still do so, the source is asked all of them together.
 //!
 //! Each operation goes its own way until then, by its own steps. One that waits for something else (another's load, a
 //! pause) leaves, so that nobody waits for it; what it asks for later it asks alone.
@@ -9,83 +9,141 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::Key;
-use super::source::{Loaded, Source, SourceError};
+use super::driver::Landing;
+use super::journal::SaveTurn;
+use super::source::{Loaded, Save, Source, SourceError};
+use super::{BoxFuture, Key, WriteId};
 
-type Answer<V> = Result<Loaded<V>, SourceError>;
+/// Asks many questions; as many answers, in their order.
+type Ask<Q, A> = dyn Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send + Sync;
 
 /// One batch.
-pub(crate) struct Gather<K, V> {
-    source: Arc<dyn Source<K, V>>,
-    state: Mutex<State<K, V>>,
+struct Gather<Q, A> {
+    ask: Box<Ask<Q, A>>,
+    state: Mutex<State<Q, A>>,
 }
 
-struct State<K, V> {
+struct State<Q, A> {
     /// Operations that may still ask.
     members: usize,
-    keys: Vec<K>,
-    waiting: Vec<oneshot::Sender<Answer<V>>>,
+    questions: Vec<Q>,
+    waiting: Vec<oneshot::Sender<A>>,
 }
 
 /// The place of an operation in a batch; leaves when dropped.
-pub(crate) struct Member<K: Key, V: Send + 'static>(Arc<Gather<K, V>>);
+pub(crate) struct Member<Q: Send + 'static, A: Send + 'static>(Arc<Gather<Q, A>>);
 
-impl<K: Key, V: Clone + Send + Sync + 'static> Member<K, V> {
+impl<Q: Send + 'static, A: Send + 'static> Member<Q, A> {
     /// So many places in a batch.
-    pub(crate) fn all(source: Arc<dyn Source<K, V>>, members: usize) -> impl Iterator<Item = Self> {
-        let state = State { members, keys: Vec::new(), waiting: Vec::new() };
-        let gather = Arc::new(Gather { source, state: Mutex::new(state) });
+    pub(crate) fn all(
+        members: usize,
+        ask: impl Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send + Sync + 'static,
+    ) -> impl Iterator<Item = Self> {
+        let state = State { members, questions: Vec::new(), waiting: Vec::new() };
+        let gather = Arc::new(Gather { ask: Box::new(ask), state: Mutex::new(state) });
         (0..members).map(move |_| Member(gather.clone()))
     }
 
-    /// Asks for a key.
-    pub(crate) fn load(self, key: K) -> oneshot::Receiver<Answer<V>> {
+    /// Asks.
+    pub(crate) fn ask(self, question: Q) -> oneshot::Receiver<A> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.0.state.lock();
-        state.keys.push(key);
+        state.questions.push(question);
         state.waiting.push(sender);
         drop(state);
         receiver
     }
 }
 
-impl<K: Key, V: Send + 'static> Drop for Member<K, V> {
+impl<Q: Send + 'static, A: Send + 'static> Drop for Member<Q, A> {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.members -= 1;
-        if state.members > 0 || state.keys.is_empty() {
+        if state.members > 0 || state.questions.is_empty() {
             return;
         }
-        let (keys, waiting) = (std::mem::take(&mut state.keys), std::mem::take(&mut state.waiting));
+        let (questions, waiting) = (std::mem::take(&mut state.questions), std::mem::take(&mut state.waiting));
         drop(state);
-        let source = self.0.source.clone();
+        let asking = (self.0.ask)(questions);
         // Where the runtime is gone, so are those who wait.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { ask(&*source, &keys, waiting).await });
+            runtime.spawn(async move {
+                // Who does not wait any more has left.
+                waiting.into_iter().zip(asking.await).for_each(|(waiting, answer)| drop(waiting.send(answer)));
+            });
         }
     }
 }
 
-async fn ask<K: Key, V: Send + 'static>(
-    source: &dyn Source<K, V>,
-    keys: &[K],
-    waiting: Vec<oneshot::Sender<Answer<V>>>,
-) {
-    let answers = match keys {
-        [key] => source.load(key, None).await.map(|loaded| vec![loaded]),
-        _ => source.load_many(keys).await,
-    };
-    let failed = match answers {
-        Ok(answers) if answers.len() == keys.len() => {
-            // Who does not wait any more has left.
-            waiting.into_iter().zip(answers).for_each(|(waiting, answer)| drop(waiting.send(Ok(answer))));
-            return;
-        }
-        Ok(answers) => {
-            let what = format!("the source answered with {} values for {} keys", answers.len(), keys.len());
-            SourceError::rejected(what)
-        }
-        Err(error) => error,
-    };
-    waiting.into_iter().for_each(|waiting| drop(waiting.send(Err(failed.clone()))));
+type Answer<V> = Result<Loaded<V>, SourceError>;
+
+/// A place in a batch of loads.
+pub(crate) type LoadsWith<K, V> = Member<K, Answer<V>>;
+
+/// Loads many keys in one call.
+pub(crate) fn load_many<K: Key, V: Clone + Send + Sync + 'static>(
+    source: Arc<dyn Source<K, V>>,
+) -> impl Fn(Vec<K>) -> BoxFuture<'static, Vec<Answer<V>>> + Send + Sync {
+    move |keys| {
+        let source = source.clone();
+        Box::pin(async move {
+            let answers = match &keys[..] {
+                [key] => source.load(key, None).await.map(|loaded| vec![loaded]),
+                _ => source.load_many(&keys).await,
+            };
+            let failed = match answers {
+                Ok(answers) if answers.len() == keys.len() => return answers.into_iter().map(Ok).collect(),
+                Ok(answers) => SourceError::rejected(wrong_count("values", answers.len(), keys.len())),
+                Err(error) => error,
+            };
+            keys.iter().map(|_| Err(failed.clone())).collect()
+        })
+    }
+}
+
+/// What is to be saved.
+pub(crate) struct ToSave<K, V> {
+    pub(crate) key: K,
+    pub(crate) value: Option<Arc<Landing<V>>>,
+    pub(crate) id: WriteId,
+    /// The key's turn ends when this is dropped.
+    pub(crate) _turn: Option<SaveTurn>,
+}
+
+impl<K, V> ToSave<K, V> {
+    pub(crate) fn as_save(&self) -> Save<'_, K, V> {
+        let value = self.value.as_ref().and_then(|landing| landing.value.as_ref());
+        Save::new(&self.key, value, self.id)
+    }
+}
+
+type Saved = Result<(), SourceError>;
+
+/// A place in a batch of saves.
+pub(crate) type SavesWith<K, V> = Member<ToSave<K, V>, Saved>;
+
+/// Saves many keys in one call.
+pub(crate) fn save_many<K: Key, V: Clone + Send + Sync + 'static>(
+    source: Arc<dyn Source<K, V>>,
+) -> impl Fn(Vec<ToSave<K, V>>) -> BoxFuture<'static, Vec<Saved>> + Send + Sync {
+    move |writes| {
+        let source = source.clone();
+        Box::pin(async move {
+            let saves: Vec<_> = writes.iter().map(ToSave::as_save).collect();
+            let results = match &saves[..] {
+                [save] => vec![source.save(*save).await],
+                _ => source.save_many(&saves).await,
+            };
+            if results.len() == saves.len() {
+                return results;
+            }
+            // Some may have been carried out, and nobody knows which.
+            let failed = SourceError::unavailable(wrong_count("results", results.len(), saves.len()));
+            saves.iter().map(|_| Err(failed.clone())).collect()
+        })
+    }
+}
+
+fn wrong_count(what: &str, found: usize, keys: usize) -> String {
+    format!("the source answered with {found} {what} for {keys} keys")
 }

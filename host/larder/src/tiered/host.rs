@@ -2,7 +2,6 @@
 //! tiers and processes that could not be reached.
 
 use std::collections::HashSet;
-use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,8 +10,10 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use super::board::Board;
+use super::codec::{BoxError, Codec};
 use super::driver::{self, About, Landing, Op, Reply};
 use super::gate::{Ended, Gate, GateLimits};
+use super::journal::{Part, Record};
 use super::near::{Copy, Near};
 use super::source::Answer;
 use super::stats::Counters;
@@ -21,7 +22,7 @@ use super::{
     WriteId,
 };
 use crate::Value;
-use crate::engine::steps::{self, Kind, Outcome, Rulebook, Terms, Traits};
+use crate::engine::steps::{self, Incoming, Kind, Outcome, Rulebook, Terms, Traits};
 use crate::eviction::NEVER;
 use crate::patterns::PatternsModule;
 
@@ -34,14 +35,6 @@ pub(crate) struct Limits {
     pub(super) refreshes: usize,
     pub(super) tier_gate: GateLimits,
     pub(super) source_gate: GateLimits,
-}
-
-type Encode<V> = dyn Fn(&V) -> Vec<u8> + Send + Sync;
-type Decode<V> = dyn Fn(&[u8]) -> Result<V, Box<dyn Error + Send + Sync>> + Send + Sync;
-
-pub(crate) struct Codec<V> {
-    pub(super) encode: Box<Encode<V>>,
-    pub(super) decode: Box<Decode<V>>,
 }
 
 /// What a far tier is to drop as soon as it can be reached, and what other processes are to be told then.
@@ -107,6 +100,7 @@ pub(crate) struct Inner<K: Key, V> {
     /// What stands before the source.
     pub(super) source_gate: Arc<Gate>,
     pub(super) bus: Option<Arc<dyn Bus>>,
+    pub(super) journal: Option<Part>,
     pub(super) codec: Option<Codec<V>>,
     pub(super) board: Arc<Board<K, Landing<V>>>,
     pub(super) refreshing: Mutex<HashSet<K>>,
@@ -193,7 +187,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
     pub(super) fn landing(&self, loaded: Loaded<V>, cost_us: u64) -> Landing<V> {
         let size = match (&loaded.value, &self.codec) {
             (Answer::Value(_), None) => size_of::<V>(),
-            (Answer::Value(value), Some(codec)) => (codec.encode)(value).len(),
+            // One that cannot be encoded is told of where it is to be kept.
+            (Answer::Value(value), Some(codec)) => codec.encode(value).map_or(0, |bytes| bytes.len()),
             _ => 0,
         };
         let incoming = driver::incoming(&loaded, cost_us, u32::try_from(size).unwrap_or(u32::MAX));
@@ -201,6 +196,45 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         Landing { value, validator: loaded.validator, tags: loaded.tags.into(), incoming }
     }
 
+    /// A write as a journal has it; none if its value cannot be encoded.
+    pub(super) fn record(&self, part: &Part, key: &K, brought: Option<&Landing<V>>) -> Result<Record, BoxError> {
+        let Some(brought) = brought else { return Ok(part.record(&key.text(), None)) };
+        let value = match (&brought.value, &self.codec) {
+            (Some(value), Some(codec)) => Some(codec.encode(value)?.into()),
+            // The builder asks for a codec where there is a journal.
+            (Some(_), None) => return Err("there is no codec".into()),
+            (None, _) => None,
+        };
+        let Incoming { fresh_ms, stale_ms, rescue_ms, .. } = brought.incoming;
+        Ok(Record {
+            validator: brought.validator.clone(),
+            tags: brought.tags.clone(),
+            fresh_ms,
+            stale_ms,
+            rescue_ms,
+            ..part.record(&key.text(), value)
+        })
+    }
+
+    /// The same as it was brought.
+    pub(super) fn landing_of(&self, record: &Record) -> Result<Landing<V>, BoxError> {
+        let value = match (&record.value, &self.codec) {
+            (Some(bytes), Some(codec)) => Some(codec.decode(bytes)?),
+            _ => None,
+        };
+        let size = record.value.as_ref().map_or(0, |bytes| bytes.len());
+        let incoming = Incoming {
+            cost_us: 0,
+            size: u32::try_from(size).unwrap_or(u32::MAX),
+            negative: value.is_none(),
+            fresh_ms: record.fresh_ms,
+            stale_ms: record.stale_ms,
+            rescue_ms: record.rescue_ms,
+        };
+        Ok(Landing { value, validator: record.validator.clone(), tags: record.tags.clone(), incoming })
+    }
+
+    /// A copy for a far tier; none if its value cannot be encoded.
     pub(super) fn far_copy(
         &self,
         value: Option<&V>,
@@ -209,10 +243,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         age_ms: u64,
         cost_us: u64,
         terms: &Terms,
-    ) -> FarCopy {
-        let encode = |value| self.codec.as_ref().map(|codec| (codec.encode)(value).into());
-        FarCopy {
-            value: value.and_then(encode),
+    ) -> Option<FarCopy> {
+        let value = match (value, &self.codec) {
+            (Some(value), Some(codec)) => match codec.encode(value) {
+                Ok(bytes) => Some(bytes.into()),
+                Err(error) => {
+                    tracing::warn!(keyspace = &*self.name, %error, "a value cannot be encoded, and is kept in no far tier");
+                    return None;
+                }
+            },
+            (Some(_), None) => return None,
+            (None, _) => None,
+        };
+        Some(FarCopy {
+            value,
             validator,
             tags: tags.iter().map(|tag| format!("{}:{tag}", self.name).into()).collect(),
             age_ms,
@@ -221,14 +265,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
             rescue_ms: terms.rescue_ms,
             early_us: terms.early_us,
             cost_us,
-        }
+        })
     }
 
     /// A copy from a far tier; none if it is damaged.
     pub(super) fn copy_of_far(&self, far: FarCopy, stamp: u64) -> Option<Copy<V>> {
         let size = far.value.as_ref().map_or(0, |bytes| bytes.len());
         let value = match (&far.value, &self.codec) {
-            (Some(bytes), Some(codec)) => match (codec.decode)(bytes) {
+            (Some(bytes), Some(codec)) => match codec.decode(bytes) {
                 Ok(value) => Some(value),
                 Err(error) => {
                     self.tally.damaged.fetch_add(1, Relaxed);

@@ -66,13 +66,13 @@ pub enum MemcachedSetupError {
 /// A tier in a Memcached server.
 ///
 /// ```no_run
-/// use larder::tiered::{MemcachedTier, Tiered};
+/// use larder::tiered::{Codec, MemcachedTier, Tiered};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let cache = Tiered::<u64, String>::builder()
 ///     .max_capacity(10_000)
 ///     .far(MemcachedTier::connect("localhost:11211").await?)
-///     .codec(|text: &String| text.clone().into_bytes(), |bytes: &[u8]| String::from_utf8(bytes.to_vec()))
+///     .codec(Codec::raw())
 ///     .build()?;
 /// # Ok(()) }
 /// ```

@@ -20,7 +20,7 @@
 //!     )
 //!     .remove("delete from products where id = :key")
 //!     .build()?;
-//! source.check().await?;
+//! source.check().await.map_err(|error| error.to_string())?;
 //! let products = Tiered::builder().keyspace("products").max_capacity(10_000).source(source).build()?;
 //! # let _ = products;
 //! # Ok(()) }

@@ -151,6 +151,10 @@ impl fmt::Debug for SourceError {
 
 /// Names one write, whatever happens to it: a write that is tried again, by this process or by the one that recovers its
 /// journal, has the same. A source that remembers the names of what it has done does nothing twice.
+///
+/// Names that one journal has given are ordered as the writes are. A source that keeps, with each key, the name of the write
+/// that made it what it is, and leaves out what has a smaller one, is also safe from what a process that died had sent before.
+/// (The upper half names the journal; names of different journals, and those of writes that were not logged, have no order.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WriteId(pub u128);
 
@@ -218,7 +222,8 @@ pub trait Source<K, V>: Send + Sync + 'static {
         Box::pin(async { Err(SourceError::rejected("this source loads one key at a time")) })
     }
 
-    /// Saves a value, or removes the key. It is not stopped if it takes too long, for nobody would know what it has done.
+    /// Saves a value, or removes the key. It is not stopped if it takes too long, for nobody would know what it has done. In a
+    /// keyspace with a journal no other save of the key begins before it has ended, so it should have a limit of its own.
     fn save<'a>(&'a self, save: Save<'a, K, V>) -> BoxFuture<'a, Result<(), SourceError>> {
         let _ = save;
         Box::pin(async { Err(SourceError::rejected("this source cannot be saved to")) })

@@ -35,8 +35,20 @@ pub struct TieredStats {
     pub loads: u64,
     /// Of these, those that failed.
     pub load_failures: u64,
+    /// Of the reads that would have loaded, those that the journal answered.
+    pub journal_loads: u64,
     /// Saves that were begun.
     pub saves: u64,
+    /// Writes that were logged, to be saved later.
+    pub logged: u64,
+    /// Writes that could not be logged.
+    pub log_failures: u64,
+    /// Flushes that ended with the write in the source.
+    pub flushed: u64,
+    /// Writes that became dead letters, because the source does not take them.
+    pub buried: u64,
+    /// Writes in the journal that are not saved yet.
+    pub pending: u64,
     /// Refreshes that were begun.
     pub refreshes: u64,
     /// Copies that were not kept because something newer had happened.
@@ -71,7 +83,12 @@ pub(crate) struct Counters {
     pub(super) joined: AtomicU64,
     pub(super) loads: AtomicU64,
     pub(super) load_failures: AtomicU64,
+    pub(super) journal_loads: AtomicU64,
     pub(super) saves: AtomicU64,
+    pub(super) logged: AtomicU64,
+    pub(super) log_failures: AtomicU64,
+    pub(super) flushed: AtomicU64,
+    pub(super) buried: AtomicU64,
     pub(super) refreshes: AtomicU64,
     pub(super) fenced: AtomicU64,
     pub(super) damaged: AtomicU64,
@@ -116,7 +133,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
             joined: of(&tally.joined),
             loads: of(&tally.loads),
             load_failures: of(&tally.load_failures),
+            journal_loads: of(&tally.journal_loads),
             saves: of(&tally.saves),
+            logged: of(&tally.logged),
+            log_failures: of(&tally.log_failures),
+            flushed: of(&tally.flushed),
+            buried: of(&tally.buried),
+            pending: self.journal.as_ref().map_or(0, |part| part.pending() as u64),
             refreshes: of(&tally.refreshes),
             fenced: of(&tally.fenced),
             damaged: of(&tally.damaged),
@@ -152,6 +175,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Chores for Inner<K, V> {
             ("larder_source_loads_total", stats.loads),
             ("larder_source_load_failures_total", stats.load_failures),
             ("larder_source_saves_total", stats.saves),
+            ("larder_journal_logged_total", stats.logged),
+            ("larder_journal_log_failures_total", stats.log_failures),
+            ("larder_journal_flushed_total", stats.flushed),
+            ("larder_journal_buried_total", stats.buried),
             ("larder_refreshes_total", stats.refreshes),
             ("larder_fenced_total", stats.fenced),
             ("larder_damaged_total", stats.damaged),
@@ -164,6 +191,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Chores for Inner<K, V> {
             metrics::counter!(name, "keyspace" => keyspace.clone()).absolute(value);
         }
         metrics::gauge!("larder_owed", "keyspace" => keyspace.clone()).set(stats.owed as f64);
+        metrics::gauge!("larder_journal_pending", "keyspace" => keyspace.clone()).set(stats.pending as f64);
         metrics::gauge!("larder_loading", "keyspace" => keyspace.clone()).set(stats.loading as f64);
         for gate in stats.gates {
             let labels = [("keyspace", keyspace.clone()), ("before", gate.before)];

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use larder::tiered::{
-    BoxFuture, FarCopy, Loaded, LocalBus, Looked, MemoryTier, Put, Save, Scope, Source, SourceError, Tier, TierError,
-    Tiered, TieredBuilder, Token,
+    BoxFuture, Codec, FarCopy, Loaded, LocalBus, Looked, MemoryTier, Put, Save, Scope, Source, SourceError, Tier,
+    TierError, Tiered, TieredBuilder, Token,
 };
 use tokio::time::sleep;
 
@@ -173,7 +173,10 @@ impl Process {
             .keyspace("test")
             .max_capacity(1_000)
             .far(far)
-            .codec(|value: &u64| value.to_le_bytes().to_vec(), |bytes| bytes.try_into().map(u64::from_le_bytes))
+            .codec(Codec::new(
+                |value: &u64| value.to_le_bytes().to_vec(),
+                |bytes| bytes.try_into().map(u64::from_le_bytes),
+            ))
             .source(database.clone())
             .bus(bus.clone())
             .seed(1)

@@ -48,7 +48,7 @@ const RECORDS: u64 = 1_000;
 ///
 /// ```no_run
 /// use std::sync::Arc;
-/// use larder::tiered::{RedisBus, RedisServer, RedisTier, Tiered};
+/// use larder::tiered::{Codec, RedisBus, RedisServer, RedisTier, Tiered};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let server = RedisServer::at("redis://localhost")?;
@@ -56,7 +56,7 @@ const RECORDS: u64 = 1_000;
 ///     .max_capacity(10_000)
 ///     .far(RedisTier::connect(&server).await?)
 ///     .bus(Arc::new(RedisBus::builder(&server).build()?))
-///     .codec(|text: &String| text.clone().into_bytes(), |bytes: &[u8]| String::from_utf8(bytes.to_vec()))
+///     .codec(Codec::raw())
 ///     .build()?;
 /// # Ok(()) }
 /// ```

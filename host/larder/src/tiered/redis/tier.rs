@@ -70,14 +70,14 @@ const NO_END: u64 = 1 << 50;
 /// A tier in a Redis server or Cluster.
 ///
 /// ```no_run
-/// use larder::tiered::{RedisServer, RedisTier, Tiered};
+/// use larder::tiered::{Codec, RedisServer, RedisTier, Tiered};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let server = RedisServer::at("redis://localhost")?;
 /// let cache = Tiered::<u64, String>::builder()
 ///     .max_capacity(10_000)
 ///     .far(RedisTier::connect(&server).await?)
-///     .codec(|text: &String| text.clone().into_bytes(), |bytes: &[u8]| String::from_utf8(bytes.to_vec()))
+///     .codec(Codec::raw())
 ///     .build()?;
 /// # Ok(()) }
 /// ```

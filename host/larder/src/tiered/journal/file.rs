@@ -1,0 +1,454 @@
+//! A journal in a file, over redb.
+//!
+//! One table of writes by their numbers, and one of what is said of the journal itself: its format, its name and the last
+//! number it gave. A commit is one transaction of redb's, which a crash leaves done or undone, and each page has a
+//! checksum; the file is checked when it is opened. (Why redb: ARCHITECTURE.md, "Choices of libraries".)
+//!
+//! A record is a byte for its format and then [`OnDisk`] as postcard has it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError};
+use serde::{Deserialize, Serialize};
+
+use super::{Change, Contents, JournalError, Record, Store, StoreError};
+use crate::tiered::BoxFuture;
+
+const WRITES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("larder-journal-writes");
+const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("larder-journal");
+
+/// The format of the tables, and of the records.
+const FORMAT: u64 = 1;
+const RECORD_FORMAT: u8 = 1;
+
+/// The pages that redb keeps in memory. All that is read again is in memory as records.
+const PAGES: usize = 1 << 20;
+
+/// A record as it is written.
+#[derive(Serialize, Deserialize)]
+struct OnDisk<'a> {
+    keyspace: &'a str,
+    key: &'a str,
+    #[serde(borrow)]
+    value: Option<&'a [u8]>,
+    validator: Option<&'a str>,
+    tags: Vec<&'a str>,
+    fresh_ms: Option<u64>,
+    stale_ms: Option<u64>,
+    rescue_ms: Option<u64>,
+    logged_at: u64,
+    dead: Option<&'a str>,
+}
+
+fn encode(record: &Record) -> Result<Vec<u8>, postcard::Error> {
+    let on_disk = OnDisk {
+        keyspace: &record.keyspace,
+        key: &record.key,
+        value: record.value.as_deref(),
+        validator: record.validator.as_deref(),
+        tags: record.tags.iter().map(|tag| &**tag).collect(),
+        fresh_ms: record.fresh_ms,
+        stale_ms: record.stale_ms,
+        rescue_ms: record.rescue_ms,
+        logged_at: record.logged_at,
+        dead: record.dead.as_deref(),
+    };
+    postcard::to_extend(&on_disk, vec![RECORD_FORMAT])
+}
+
+fn decode(bytes: &[u8]) -> Result<Record, String> {
+    let on_disk: OnDisk<'_> = match bytes {
+        [RECORD_FORMAT, rest @ ..] => postcard::from_bytes(rest).map_err(|error| error.to_string())?,
+        [format, ..] => return Err(format!("it has format {format}, which this version does not know")),
+        [] => return Err("it is empty".into()),
+    };
+    Ok(Record {
+        keyspace: on_disk.keyspace.into(),
+        key: on_disk.key.into(),
+        value: on_disk.value.map(Arc::from),
+        validator: on_disk.validator.map(Arc::from),
+        tags: on_disk.tags.into_iter().map(Arc::from).collect(),
+        fresh_ms: on_disk.fresh_ms,
+        stale_ms: on_disk.stale_ms,
+        rescue_ms: on_disk.rescue_ms,
+        logged_at: on_disk.logged_at,
+        dead: on_disk.dead.map(Arc::from),
+    })
+}
+
+/// Opens the database, again after it has failed.
+type Opening = dyn Fn() -> Result<Database, DatabaseError> + Send + Sync;
+
+/// The file.
+pub(super) struct FileStore(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    opening: Box<Opening>,
+    /// None after an error: redb takes no more commits then until it is opened again.
+    database: Mutex<Option<Database>>,
+}
+
+impl FileStore {
+    /// Opens the file, or makes it; with what is in it.
+    pub(super) fn open(path: &Path) -> Result<(FileStore, Contents), JournalError> {
+        let file = path.to_path_buf();
+        let opening = move || {
+            // Every page is checked: damage is an error here, and not a surprise later.
+            redb::Builder::new().set_cache_size(PAGES).set_check_integrity_on_open(true).create(&file)
+        };
+        FileStore::open_by(path, opening)
+    }
+
+    fn open_by(
+        path: &Path,
+        opening: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static,
+    ) -> Result<(FileStore, Contents), JournalError> {
+        let database = opening().map_err(|error| not_opened(path, error))?;
+        let contents = contents(&database, path)?;
+        let inner =
+            Inner { path: path.to_path_buf(), opening: Box::new(opening), database: Mutex::new(Some(database)) };
+        Ok((FileStore(Arc::new(inner)), contents))
+    }
+}
+
+fn not_opened(path: &Path, error: DatabaseError) -> JournalError {
+    let path = path.to_path_buf();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => JournalError::InUse(path),
+        DatabaseError::UpgradeRequired(version) => {
+            JournalError::Damaged { path, what: format!("its engine's format is {version}, which is no longer read") }
+        }
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+            JournalError::Damaged { path, what: error.to_string() }
+        }
+        DatabaseError::Storage(StorageError::Io(error)) => JournalError::Io { path, cause: Arc::new(error) },
+        other => JournalError::Damaged { path, what: other.to_string() },
+    }
+}
+
+/// What is in a database; a new one becomes a journal.
+fn contents(database: &Database, path: &Path) -> Result<Contents, JournalError> {
+    let damaged = |what: String| JournalError::Damaged { path: path.to_path_buf(), what };
+    let failed = |error: redb::Error| match error {
+        redb::Error::Io(error) => JournalError::Io { path: path.to_path_buf(), cause: Arc::new(error) },
+        other => damaged(other.to_string()),
+    };
+    let reading = database.begin_read().map_err(|error| failed(error.into()))?;
+    let about = match reading.open_table(ABOUT) {
+        Ok(about) => about,
+        Err(TableError::TableDoesNotExist(_)) => {
+            let tables = reading.list_tables().map_err(|error| failed(error.into()))?.count();
+            return if tables == 0 {
+                make(database).map_err(failed)
+            } else {
+                Err(JournalError::NotAJournal(path.into()))
+            };
+        }
+        Err(error) => return Err(failed(error.into())),
+    };
+    let say = |what: &str| -> Result<u64, JournalError> {
+        let found = about.get(what).map_err(|error| failed(error.into()))?;
+        found.map(|value| value.value()).ok_or_else(|| damaged(format!("it does not say its {what}")))
+    };
+    let found = say("format")?;
+    if found > FORMAT {
+        return Err(JournalError::Newer { path: path.to_path_buf(), found, known: FORMAT });
+    }
+    let mut contents = Contents { id: say("id")?, last: say("last")?, records: Vec::new() };
+    let writes = reading.open_table(WRITES).map_err(|error| failed(error.into()))?;
+    for write in writes.iter().map_err(|error| failed(error.into()))? {
+        let (number, bytes) = write.map_err(|error| failed(error.into()))?;
+        let number = number.value();
+        let record = decode(bytes.value()).map_err(|what| damaged(format!("write {number} cannot be read: {what}")))?;
+        contents.records.push((number, Arc::new(record)));
+    }
+    Ok(contents)
+}
+
+fn make(database: &Database) -> Result<Contents, redb::Error> {
+    use std::hash::{BuildHasher, RandomState};
+    // Random: the names of its writes are those of no other journal.
+    let id = RandomState::new().hash_one(std::time::SystemTime::now());
+    let writing = database.begin_write()?;
+    {
+        let mut about = writing.open_table(ABOUT)?;
+        about.insert("format", FORMAT)?;
+        about.insert("id", id)?;
+        about.insert("last", 0)?;
+        writing.open_table(WRITES)?;
+    }
+    writing.commit()?;
+    Ok(Contents { id, last: 0, records: Vec::new() })
+}
+
+fn write(database: &Database, changes: &[Change]) -> Result<(), StoreError> {
+    let failed = |error: redb::Error| -> StoreError { Arc::new(error) };
+    let mut last = 0;
+    let mut records = Vec::with_capacity(changes.len());
+    for change in changes {
+        if let Change::Put(number, record) = change {
+            last = last.max(*number);
+            records.push(encode(record).map_err(|error| -> StoreError { Arc::new(error) })?);
+        }
+    }
+    let commit = || -> Result<(), redb::Error> {
+        let writing = database.begin_write()?;
+        {
+            let mut writes = writing.open_table(WRITES)?;
+            let mut records = records.iter();
+            for change in changes {
+                match change {
+                    Change::Put(number, _) => {
+                        if let Some(record) = records.next() {
+                            writes.insert(number, record.as_slice())?;
+                        }
+                    }
+                    Change::Remove(number) => drop(writes.remove(number)?),
+                }
+            }
+            let mut about = writing.open_table(ABOUT)?;
+            // A number is not given twice, though its write may be gone.
+            if about.get("last")?.is_none_or(|before| before.value() < last) {
+                about.insert("last", last)?;
+            }
+        }
+        writing.commit()?;
+        Ok(())
+    };
+    commit().map_err(failed)
+}
+
+impl Store for FileStore {
+    fn summary(&self) -> String {
+        format!("the journal {}", self.0.path.display())
+    }
+
+    fn commit(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreError>> {
+        let inner = self.0.clone();
+        Box::pin(async move {
+            // The disk is waited for on a thread that may.
+            let committed = tokio::task::spawn_blocking(move || -> Result<(), StoreError> {
+                let mut database = inner.database.lock();
+                let open = match database.take() {
+                    Some(open) => open,
+                    None => (inner.opening)().map_err(|error| -> StoreError { Arc::new(error) })?,
+                };
+                write(&open, &changes)?;
+                *database = Some(open);
+                Ok(())
+            });
+            committed.await.unwrap_or_else(|panic| Err(Arc::new(panic) as StoreError))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    use redb::StorageBackend;
+    use redb::backends::FileBackend;
+
+    use super::*;
+
+    fn record(key: &str, value: Option<&[u8]>) -> Arc<Record> {
+        Arc::new(Record {
+            keyspace: "orders".into(),
+            key: key.into(),
+            value: value.map(Arc::from),
+            validator: Some("v7".into()),
+            tags: ["red".into(), "blue".into()].into(),
+            fresh_ms: Some(1),
+            stale_ms: None,
+            rescue_ms: Some(u64::MAX),
+            logged_at: 1_700_000_000_000,
+            dead: None,
+        })
+    }
+
+    fn commit(store: &FileStore, changes: Vec<Change>) -> Result<(), StoreError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(store.commit(changes))
+    }
+
+    /// The file as an earlier version of this crate would have written it.
+    #[test]
+    fn a_record_is_read_back_and_its_format_does_not_change() {
+        let dead = Record { dead: Some("no".into()), value: None, ..(*record("7", None)).clone() };
+        for record in [(*record("7", Some(b"value"))).clone(), (*record("", None)).clone(), dead] {
+            assert_eq!(decode(&encode(&record).unwrap()).unwrap(), record);
+        }
+        let bytes = encode(&record("7", Some(b"ab"))).unwrap();
+        let expected = [
+            &[1, 6][..],
+            b"orders",
+            &[1],
+            b"7",
+            &[1, 2],
+            b"ab",
+            &[1, 2],
+            b"v7",
+            &[2, 3],
+            b"red",
+            &[4],
+            b"blue",
+            &[1, 1, 0, 1],
+            &[0xff; 9],
+            &[1],
+            &[0x80, 0xd0, 0x95, 0xff, 0xbc, 0x31, 0],
+        ];
+        assert_eq!(bytes, expected.concat());
+        assert!(decode(&[2, 0]).unwrap_err().contains("format 2"));
+        assert!(decode(&[]).is_err());
+        assert!(decode(&bytes[..10]).is_err());
+    }
+
+    #[test]
+    fn what_was_committed_is_there_when_it_is_opened_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        let (store, contents) = FileStore::open(&path).unwrap();
+        let id = contents.id;
+        assert_eq!((contents.last, contents.records.len()), (0, 0));
+        commit(&store, vec![Change::Put(1, record("a", Some(b"1"))), Change::Put(2, record("b", None))]).unwrap();
+        commit(&store, vec![Change::Remove(1), Change::Remove(9), Change::Put(3, record("a", Some(b"3")))]).unwrap();
+        commit(&store, vec![Change::Remove(3)]).unwrap();
+        drop(store);
+        let (_, contents) = FileStore::open(&path).unwrap();
+        assert_eq!((contents.id, contents.last), (id, 3), "a number is not given twice");
+        assert_eq!(contents.records, [(2, record("b", None))]);
+        let (_, other) = FileStore::open(&directory.path().join("other")).unwrap();
+        assert_ne!(other.id, id);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_named_with_the_remedy() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("orders.journal");
+        let open = || FileStore::open(&path).map(|(_, contents)| contents);
+        let text = |error: &JournalError| error.to_string();
+
+        let (store, _) = FileStore::open(&path).unwrap();
+        let error = open().unwrap_err();
+        assert!(matches!(error, JournalError::InUse(_)) && text(&error).contains("orders.journal"), "{error}");
+        for number in 1..200 {
+            commit(&store, vec![Change::Put(number, record(&number.to_string(), Some(&[7; 500])))]).unwrap();
+        }
+        drop(store);
+
+        // Damage: a run of bytes in each place in turn. Whatever of it matters is noticed; what is read is right.
+        let good = fs::read(&path).unwrap();
+        let (mut noticed, mut harmless) = (0, 0);
+        for at in (0..good.len() - 64).step_by(1_999) {
+            let mut bad = good.clone();
+            bad[at..at + 64].iter_mut().for_each(|byte| *byte ^= 0x5a);
+            fs::write(&path, &bad).unwrap();
+            match open() {
+                Err(error @ (JournalError::Damaged { .. } | JournalError::Io { .. })) => {
+                    noticed += 1;
+                    assert!(text(&error).contains("orders.journal"), "{error}");
+                }
+                Err(error) => panic!("{error}"),
+                Ok(contents) => {
+                    harmless += 1;
+                    let whole: Vec<_> = (1..200).map(|n| (n, record(&n.to_string(), Some(&[7; 500])))).collect();
+                    assert_eq!(contents.records, whole, "at {at}");
+                }
+            }
+        }
+        assert!(noticed > harmless && harmless > 0, "{noticed} noticed, {harmless} harmless");
+        for bad in [b"not a journal, but a text of some length".repeat(100), good[..good.len() / 2].to_vec()] {
+            fs::write(&path, &bad).unwrap();
+            let error = open().unwrap_err();
+            assert!(matches!(error, JournalError::Damaged { .. } | JournalError::Io { .. }), "{error}");
+            assert_eq!(fs::read(&path).unwrap(), bad, "it is left as it is");
+        }
+
+        // Of a later version; or of somebody else.
+        fs::remove_file(&path).unwrap();
+        drop(FileStore::open(&path).unwrap());
+        let database = Database::open(&path).unwrap();
+        let writing = database.begin_write().unwrap();
+        writing.open_table(ABOUT).unwrap().insert("format", 9).unwrap();
+        writing.commit().unwrap();
+        drop(database);
+        let error = open().unwrap_err();
+        assert!(matches!(error, JournalError::Newer { found: 9, known: 1, .. }), "{error}");
+        fs::remove_file(&path).unwrap();
+        let database = Database::create(&path).unwrap();
+        let writing = database.begin_write().unwrap();
+        writing.open_table(TableDefinition::<u64, u64>::new("accounts")).unwrap();
+        writing.commit().unwrap();
+        drop(database);
+        assert!(matches!(open().unwrap_err(), JournalError::NotAJournal(_)));
+        let nowhere = FileStore::open(&directory.path().join("no/such/directory")).map(drop).unwrap_err();
+        assert!(matches!(nowhere, JournalError::Io { .. }) && text(&nowhere).contains("no/such"), "{nowhere}");
+    }
+
+    /// A disk that is full for a while.
+    #[derive(Debug)]
+    struct FullDisk(FileBackend, Arc<AtomicBool>);
+
+    impl FullDisk {
+        fn check(&self) -> io::Result<()> {
+            if self.1.load(SeqCst) { Err(io::Error::from(io::ErrorKind::StorageFull)) } else { Ok(()) }
+        }
+    }
+
+    impl StorageBackend for FullDisk {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.check()?;
+            self.0.set_len(len)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.check()?;
+            self.0.sync_data()
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.check()?;
+            self.0.write(offset, data)
+        }
+    }
+
+    #[test]
+    fn after_a_full_disk_it_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        let full = Arc::new(AtomicBool::new(false));
+        let opening = {
+            let (path, full) = (path.clone(), full.clone());
+            move || {
+                let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+                redb::Builder::new().create_with_backend(FullDisk(FileBackend::new(file)?, full.clone()))
+            }
+        };
+        let (store, _) = FileStore::open_by(&path, opening).unwrap();
+        commit(&store, vec![Change::Put(1, record("a", Some(b"1")))]).unwrap();
+        full.store(true, SeqCst);
+        for number in 2..5 {
+            let error = commit(&store, vec![Change::Put(number, record("b", Some(&[1; 100_000])))]).unwrap_err();
+            assert!(!error.to_string().is_empty());
+        }
+        full.store(false, SeqCst);
+        commit(
+            &store,
+            vec![Change::Remove(2), Change::Remove(3), Change::Remove(4), Change::Put(5, record("c", None))],
+        )
+        .unwrap();
+        drop(store);
+        let (_, contents) = FileStore::open(&path).unwrap();
+        let numbers: Vec<_> = contents.records.iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, [1, 5], "nothing that was committed is lost");
+    }
+}

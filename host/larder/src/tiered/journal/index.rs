@@ -1,0 +1,694 @@
+//! What a journal knows in memory: the newest write of each key, when it is due, and how much room is left. Pure: it is
+//! told the time, and what a commit has done.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::time::Instant;
+
+use super::Record;
+
+/// How much there may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
+    /// So many that wait for company are company enough.
+    pub(super) batch: usize,
+}
+
+/// How long a key is left alone whose flush has failed, at first and at most.
+const REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// So many batches of a keyspace are flushed at once, so that a key whose saves hang does not hold up the others.
+const MOST_BATCHES: usize = 4;
+
+pub(super) struct Index {
+    bounds: Bounds,
+    /// The number of the newest write.
+    last: u64,
+    keyspaces: BTreeMap<Arc<str>, Keyspace>,
+    dead: BTreeMap<u64, Arc<Record>>,
+    /// What writes and dead letters have, those that are not committed yet among them.
+    entries: usize,
+    bytes: usize,
+    /// What the store may have and nobody wants: writes that were coalesced, and what a failed commit may have left. It
+    /// goes with the next commit that succeeds.
+    pub(super) garbage: BTreeMap<u64, Arc<Record>>,
+    /// Writers who wait for room.
+    pub(super) waiting: usize,
+}
+
+/// The writes of one keyspace that are to be saved.
+#[derive(Default)]
+struct Keyspace {
+    entries: HashMap<Arc<str>, Entry>,
+    /// Those that wait for company, by when they have waited for long enough.
+    young: BTreeMap<(Instant, u64), Arc<str>>,
+    /// Those that are due at a moment: after a failure, or because somebody waits.
+    timed: BTreeMap<(Instant, u64), Arc<str>>,
+    taken: usize,
+    /// Keys of dead letters that have come back.
+    revived: BTreeSet<Arc<str>>,
+    /// What is held while a save of a key runs, whoever asked for it, and whether anybody waits for it still or not.
+    turns: HashMap<Arc<str>, Weak<AsyncMutex<()>>>,
+    draining: bool,
+    /// Told when something may be due, where somebody flushes.
+    flusher: Option<Arc<Notify>>,
+}
+
+/// The newest write of a key.
+struct Entry {
+    number: u64,
+    record: Arc<Record>,
+    place: Place,
+    failures: u32,
+}
+
+/// Where the key of an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Young((Instant, u64)),
+    Timed((Instant, u64)),
+    /// A flush has it in hand.
+    Taken,
+}
+
+impl Keyspace {
+    /// Moves a key to another place; none: it is there no longer.
+    fn place(&mut self, key: &str, place: Option<Place>) {
+        let Some((key, entry)) = self.entries.get_key_value(key) else { return };
+        let (key, before) = (key.clone(), entry.place);
+        match before {
+            Place::Young(at) => drop(self.young.remove(&at)),
+            Place::Timed(at) => drop(self.timed.remove(&at)),
+            Place::Taken => self.taken -= 1,
+        }
+        let Some(place) = place else {
+            self.entries.remove(&key);
+            return;
+        };
+        match place {
+            Place::Young(at) => drop(self.young.insert(at, key.clone())),
+            Place::Timed(at) => drop(self.timed.insert(at, key.clone())),
+            Place::Taken => self.taken += 1,
+        }
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.place = place;
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(flusher) = &self.flusher {
+            flusher.notify_one();
+        }
+    }
+}
+
+/// What a flusher takes.
+pub(super) struct Taken {
+    pub(super) keys: Vec<Arc<str>>,
+    pub(super) revived: Vec<Arc<str>>,
+    pub(super) next: Option<Instant>,
+}
+
+impl Index {
+    /// With what a store has. Where it has several writes of a key, the newest is meant.
+    pub(super) fn recover(bounds: Bounds, last: u64, records: Vec<(u64, Arc<Record>)>, now: Instant) -> Self {
+        let mut index = Index {
+            bounds,
+            last,
+            keyspaces: BTreeMap::new(),
+            dead: BTreeMap::new(),
+            entries: 0,
+            bytes: 0,
+            garbage: BTreeMap::new(),
+            waiting: 0,
+        };
+        for (number, record) in records {
+            index.last = index.last.max(number);
+            index.count(&record);
+            if record.dead.is_some() {
+                index.dead.insert(number, record);
+            } else {
+                index.accept(number, record, now);
+            }
+        }
+        index
+    }
+
+    fn count(&mut self, record: &Record) {
+        self.entries += 1;
+        self.bytes += record.bytes();
+    }
+
+    fn uncount(&mut self, record: &Record) {
+        self.entries -= 1;
+        self.bytes -= record.bytes();
+    }
+
+    // ---- writing
+
+    /// Makes room for a write, and gives it its number; `None`: there is no room.
+    pub(super) fn reserve(&mut self, record: &Record) -> Option<u64> {
+        if self.entries + 1 > self.bounds.entries || self.bytes + record.bytes() > self.bounds.bytes {
+            return None;
+        }
+        self.count(record);
+        self.last += 1;
+        Some(self.last)
+    }
+
+    /// A write is in the store: from now on it is its key's. Whether it took the place of another.
+    pub(super) fn accept(&mut self, number: u64, record: Arc<Record>, due: Instant) -> bool {
+        let keyspace = self.keyspaces.entry(record.keyspace.clone()).or_default();
+        let Some(entry) = keyspace.entries.get_mut(&record.key) else {
+            let at = (due, number);
+            let (key, place) = (record.key.clone(), Place::Young(at));
+            keyspace.young.insert(at, key.clone());
+            keyspace.entries.insert(key, Entry { number, record, place, failures: 0 });
+            return false;
+        };
+        // Commits come in the order of numbers, and so do the writes of a store; only a dead letter that has come back
+        // meanwhile may be older.
+        let (old_number, old) = if entry.number < number {
+            (std::mem::replace(&mut entry.number, number), std::mem::replace(&mut entry.record, record))
+        } else {
+            (number, record)
+        };
+        self.uncount(&old);
+        self.garbage.insert(old_number, old);
+        true
+    }
+
+    /// The commit of a write has failed, so it counts as not written; what the store has of it is to go.
+    pub(super) fn give_up(&mut self, number: u64, record: &Arc<Record>) {
+        self.uncount(record);
+        self.garbage.insert(number, record.clone());
+    }
+
+    // ---- reading
+
+    /// The newest write of a key.
+    pub(super) fn newest(&self, keyspace: &str, key: &str) -> Option<(u64, &Arc<Record>)> {
+        let entry = self.keyspaces.get(keyspace)?.entries.get(key)?;
+        Some((entry.number, &entry.record))
+    }
+
+    /// Whether the store has nothing of a key that could be saved after a crash.
+    pub(super) fn is_settled(&self, keyspace: &str, key: &str) -> bool {
+        let is_it = |record: &Arc<Record>| *record.key == *key && *record.keyspace == *keyspace;
+        self.newest(keyspace, key).is_none() && !self.garbage.values().any(is_it)
+    }
+
+    pub(super) fn pending(&self) -> impl Iterator<Item = (u64, &Record, u32)> {
+        let entries = self.keyspaces.values().flat_map(|keyspace| keyspace.entries.values());
+        entries.map(|entry| (entry.number, &*entry.record, entry.failures))
+    }
+
+    pub(super) fn pending_of(&self, keyspace: &str) -> usize {
+        self.keyspaces.get(keyspace).map_or(0, |keyspace| keyspace.entries.len())
+    }
+
+    /// In the order in which they were logged.
+    pub(super) fn keys_of(&self, keyspace: &str) -> Vec<Arc<str>> {
+        let entries = self.keyspaces.get(keyspace).into_iter().flat_map(|keyspace| keyspace.entries.values());
+        let mut keys: Vec<_> = entries.map(|entry| (entry.number, entry.record.key.clone())).collect();
+        keys.sort_unstable_by_key(|(number, _)| *number);
+        keys.into_iter().map(|(_, key)| key).collect()
+    }
+
+    pub(super) fn letters(&self) -> impl Iterator<Item = (u64, &Arc<Record>)> {
+        self.dead.iter().map(|(number, letter)| (*number, letter))
+    }
+
+    pub(super) fn keyspaces(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.keyspaces.keys()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    // ---- flushing
+
+    /// Somebody flushes this keyspace from now on; `false`: somebody else does.
+    pub(super) fn attach(&mut self, keyspace: &Arc<str>, flusher: Arc<Notify>) -> bool {
+        let keyspace = self.keyspaces.entry(keyspace.clone()).or_default();
+        if keyspace.flusher.is_some() {
+            return false;
+        }
+        keyspace.flusher = Some(flusher);
+        keyspace.draining = false;
+        keyspace.wake();
+        true
+    }
+
+    pub(super) fn detach(&mut self, keyspace: &str) {
+        if let Some(keyspace) = self.keyspaces.get_mut(keyspace) {
+            keyspace.flusher = None;
+        }
+    }
+
+    pub(super) fn is_attached(&self, keyspace: &str) -> bool {
+        self.keyspaces.get(keyspace).is_some_and(|keyspace| keyspace.flusher.is_some())
+    }
+
+    pub(super) fn is_draining(&self, keyspace: &str) -> bool {
+        self.keyspaces.get(keyspace).is_some_and(|keyspace| keyspace.draining)
+    }
+
+    /// Whoever flushes is to look what is due.
+    pub(super) fn wake_all(&self) {
+        self.keyspaces.values().for_each(Keyspace::wake);
+    }
+
+    /// Takes no more writes, and flushes what there is.
+    pub(super) fn drain(&mut self, keyspace: &str, now: Instant) {
+        let Some(keyspace) = self.keyspaces.get_mut(keyspace) else { return };
+        keyspace.draining = true;
+        let resting: Vec<_> = std::mem::take(&mut keyspace.timed).into_iter().collect();
+        for ((_, number), key) in resting {
+            keyspace.timed.insert((now, number), key.clone());
+            if let Some(entry) = keyspace.entries.get_mut(&key) {
+                entry.place = Place::Timed((now, number));
+            }
+        }
+        keyspace.wake();
+    }
+
+    /// A key is due now; `false`: it has no write.
+    pub(super) fn urge(&mut self, keyspace: &str, key: &str, now: Instant) -> bool {
+        let Some(keyspace) = self.keyspaces.get_mut(keyspace) else { return false };
+        match keyspace.entries.get(key) {
+            None => return false,
+            Some(Entry { place: Place::Young((_, number)), .. }) => {
+                let place = Place::Timed((now, *number));
+                keyspace.place(key, Some(place));
+                keyspace.wake();
+            }
+            // Under way, or it has failed: then it rests as it would.
+            Some(_) => {}
+        }
+        true
+    }
+
+    /// Takes what is due: what has its moment, what has waited for long enough, whole batches; all that is young where room
+    /// is short.
+    pub(super) fn take(&mut self, keyspace: &str, now: Instant) -> Taken {
+        let is_tight = self.waiting > 0 || self.entries > self.bounds.entries / 2 || self.bytes > self.bounds.bytes / 2;
+        let batch = self.bounds.batch;
+        let mut taken = Taken { keys: Vec::new(), revived: Vec::new(), next: None };
+        let Some(keyspace) = self.keyspaces.get_mut(keyspace) else { return taken };
+        taken.revived = std::mem::take(&mut keyspace.revived).into_iter().collect();
+        let all = is_tight || keyspace.draining || keyspace.young.len() >= batch;
+        let room = (batch * MOST_BATCHES).saturating_sub(keyspace.taken);
+        let timed = keyspace.timed.iter().filter(|((at, _), _)| *at <= now);
+        let young = keyspace.young.iter().filter(|((at, _), _)| all || *at <= now);
+        taken.keys = timed.chain(young).map(|(_, key)| key.clone()).take(room).collect();
+        taken.keys.iter().for_each(|key| keyspace.place(key, Some(Place::Taken)));
+        let first = |places: &BTreeMap<(Instant, u64), Arc<str>>| places.keys().next().map(|(at, _)| *at);
+        // Without room for more, the end of a flush wakes; with `all`, nothing young is left.
+        if keyspace.taken < batch * MOST_BATCHES {
+            taken.next = [first(&keyspace.timed), first(&keyspace.young)].into_iter().flatten().min();
+        }
+        taken
+    }
+
+    /// What is held while a save of a key runs.
+    pub(super) fn turn(&mut self, keyspace: &Arc<str>, key: &str) -> Arc<AsyncMutex<()>> {
+        let turns = &mut self.keyspaces.entry(keyspace.clone()).or_default().turns;
+        if let Some(turn) = turns.get(key).and_then(Weak::upgrade) {
+            return turn;
+        }
+        // Those that nobody holds go when the table would grow.
+        if turns.len() == turns.capacity() {
+            turns.retain(|_, turn| turn.strong_count() > 0);
+        }
+        let turn = Arc::new(AsyncMutex::new(()));
+        turns.insert(key.into(), Arc::downgrade(&turn));
+        turn
+    }
+
+    /// The source has a write, and the store has it no longer. A newer one of the key is due later.
+    pub(super) fn saved(&mut self, number: u64, record: &Arc<Record>, due: Instant) {
+        let Some(keyspace) = self.keyspaces.get_mut(&record.keyspace) else { return };
+        let Some(entry) = keyspace.entries.get_mut(&record.key) else { return };
+        if entry.number == number {
+            keyspace.place(&record.key, None);
+            self.uncount(record);
+        } else {
+            entry.failures = 0;
+            let place = Place::Young((due, entry.number));
+            keyspace.place(&record.key, Some(place));
+        }
+    }
+
+    /// A flush has come to nothing: the key rests.
+    pub(super) fn failed(&mut self, keyspace: &str, key: &str, now: Instant) {
+        let Some(keyspace) = self.keyspaces.get_mut(keyspace) else { return };
+        let Some(entry) = keyspace.entries.get_mut(key).filter(|entry| entry.place == Place::Taken) else { return };
+        let rest = REST.saturating_mul(1 << entry.failures.min(16)).min(LONGEST_REST);
+        entry.failures = entry.failures.saturating_add(1);
+        let place = Place::Timed((now + rest, entry.number));
+        keyspace.place(key, Some(place));
+        keyspace.wake();
+    }
+
+    // ---- dead letters
+
+    /// A write is in the store as a dead letter. Where there is a newer one of the key, that one counts, and is due.
+    pub(super) fn bury(&mut self, number: u64, letter: &Arc<Record>, now: Instant) {
+        let Some(keyspace) = self.keyspaces.get_mut(&letter.keyspace) else { return };
+        let Some(entry) = keyspace.entries.get_mut(&letter.key) else { return };
+        if entry.number == number {
+            let write = entry.record.clone();
+            keyspace.place(&letter.key, None);
+            self.uncount(&write);
+            self.count(letter);
+            self.dead.insert(number, letter.clone());
+        } else {
+            let place = Place::Timed((now, entry.number));
+            keyspace.place(&letter.key, Some(place));
+            self.garbage.insert(number, letter.clone());
+        }
+    }
+
+    /// A dead letter is a write again, and due.
+    pub(super) fn revive(&mut self, number: u64, record: &Arc<Record>, now: Instant) {
+        let Some(letter) = self.dead.remove(&number) else { return };
+        self.uncount(&letter);
+        self.count(record);
+        self.accept(number, record.clone(), now);
+        if let Some(keyspace) = self.keyspaces.get_mut(&record.keyspace) {
+            keyspace.revived.insert(record.key.clone());
+            keyspace.wake();
+        }
+    }
+
+    /// A dead letter is in the store no longer.
+    pub(super) fn discard(&mut self, number: u64) {
+        if let Some(letter) = self.dead.remove(&number) {
+            self.uncount(&letter);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { entries: 12, bytes: 12 * 200, batch: 3 };
+
+    fn record(keyspace: usize, key: u64, value: u64) -> Arc<Record> {
+        Arc::new(Record {
+            keyspace: ["a", "b"][keyspace].into(),
+            key: key.to_string().into(),
+            value: Some(value.to_le_bytes().into()),
+            validator: None,
+            tags: [].into(),
+            fresh_ms: None,
+            stale_ms: None,
+            rescue_ms: None,
+            logged_at: 0,
+            dead: None,
+        })
+    }
+
+    fn value(record: &Record) -> u64 {
+        u64::from_le_bytes(record.value.as_ref().unwrap()[..].try_into().unwrap())
+    }
+
+    fn at(ms: u64) -> Instant {
+        static BEGAN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        *BEGAN.get_or_init(Instant::now) + Duration::from_millis(ms)
+    }
+
+    /// A store, as commits leave it: what would be there after a crash.
+    #[derive(Default)]
+    struct Disk(BTreeMap<u64, Arc<Record>>, u64);
+
+    type Saving = Option<(u64, Arc<Record>)>;
+
+    /// Beside the index a model of it: of each key, the values that were accepted and are not saved, in order.
+    struct World {
+        index: Index,
+        disk: Disk,
+        now: u64,
+        random: u64,
+        /// The newest value that was acknowledged of each key, if it is not saved.
+        waits: BTreeMap<(usize, u64), u64>,
+        saved: BTreeMap<(usize, u64), u64>,
+        /// Keys in hand, with what is being saved.
+        taken: Vec<(usize, u64, Saving)>,
+        letters: BTreeMap<u64, u64>,
+        values: u64,
+    }
+
+    impl World {
+        fn below(&mut self, n: u64) -> u64 {
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            self.random % n
+        }
+
+        fn commit(&mut self, puts: &[(u64, Arc<Record>)], removes: &[u64], done: bool) {
+            let garbage: Vec<u64> = self.index.garbage.keys().copied().collect();
+            if done {
+                garbage.iter().chain(removes).for_each(|number| drop(self.disk.0.remove(number)));
+                self.disk.0.extend(puts.iter().cloned());
+                self.disk.1 = puts.iter().map(|(number, _)| *number).fold(self.disk.1, u64::max);
+                garbage.iter().for_each(|number| drop(self.index.garbage.remove(number)));
+            }
+        }
+
+        fn log(&mut self) {
+            let (keyspace, key) = (self.below(2) as usize, self.below(6));
+            self.values += 1;
+            let new = record(keyspace, key, self.values);
+            let Some(number) = self.index.reserve(&new) else {
+                assert!(self.index.entries >= BOUNDS.entries || self.index.bytes + 200 > BOUNDS.bytes);
+                return;
+            };
+            match self.below(5) {
+                // It failed, and may be there all the same.
+                0 => {
+                    if self.below(2) == 0 {
+                        self.disk.0.insert(number, new.clone());
+                        self.disk.1 = number;
+                    }
+                    self.index.give_up(number, &new);
+                }
+                _ => {
+                    self.commit(&[(number, new.clone())], &[], true);
+                    self.index.accept(number, new, at(self.now + 50));
+                    self.waits.insert((keyspace, key), self.values);
+                }
+            }
+        }
+
+        fn flush(&mut self) {
+            if self.taken.is_empty() {
+                for (keyspace, name) in ["a", "b"].iter().enumerate() {
+                    let taken = self.index.take(name, at(self.now));
+                    self.taken.extend(taken.keys.iter().map(|key| (keyspace, key.parse().unwrap(), None)));
+                }
+                return;
+            }
+            let which = self.below(self.taken.len() as u64) as usize;
+            let (keyspace, key, saving) = self.taken[which].clone();
+            let (name, text) = (["a", "b"][keyspace], key.to_string());
+            let Some((number, record)) = saving else {
+                let (number, record) = self.index.newest(name, &text).expect("what is in hand is there");
+                self.taken[which].2 = Some((number, record.clone()));
+                return;
+            };
+            self.taken.swap_remove(which);
+            match self.below(6) {
+                0 => self.index.failed(name, &text, at(self.now)),
+                1 => {
+                    let letter = Arc::new(Record { dead: Some("no".into()), ..(*record).clone() });
+                    let is_newest = self.waits.get(&(keyspace, key)) == Some(&value(&record));
+                    self.commit(&[(number, letter.clone())], &[], true);
+                    self.index.bury(number, &letter, at(self.now));
+                    if is_newest {
+                        self.waits.remove(&(keyspace, key));
+                        self.letters.insert(number, value(&record));
+                    }
+                }
+                _ => {
+                    let before = self.saved.insert((keyspace, key), value(&record));
+                    assert!(before.is_none_or(|before| before <= value(&record)), "out of order");
+                    self.commit(&[], &[number], true);
+                    self.index.saved(number, &record, at(self.now + 50));
+                    if self.waits.get(&(keyspace, key)) == Some(&value(&record)) {
+                        self.waits.remove(&(keyspace, key));
+                    }
+                }
+            }
+        }
+
+        fn letter(&mut self) {
+            let Some((number, letter)) = self.index.letters().map(|(number, letter)| (number, letter.clone())).next()
+            else {
+                return;
+            };
+            if self.below(2) == 0 {
+                self.commit(&[], &[number], true);
+                self.index.discard(number);
+                self.letters.remove(&number);
+            } else if self.index.newest(&letter.keyspace, &letter.key).is_none() {
+                let record = Arc::new(Record { dead: None, ..(*letter).clone() });
+                let keyspace = usize::from(&*record.keyspace == "b");
+                let key = (keyspace, record.key.parse().unwrap());
+                self.commit(&[(number, record.clone())], &[], true);
+                self.index.revive(number, &record, at(self.now));
+                self.letters.remove(&number);
+                self.waits.insert(key, value(&record));
+                // An operator's word: from here on that is the newest.
+                self.saved.remove(&key);
+            }
+        }
+
+        /// The process dies, and another one starts with what the disk has.
+        fn crash(&mut self) {
+            let records = self.disk.0.iter().map(|(number, record)| (*number, record.clone())).collect();
+            // What failed and was there all the same counts now.
+            for (number, record) in &self.disk.0 {
+                let key = (usize::from(&*record.keyspace == "b"), record.key.parse().unwrap());
+                let is_newest = self.disk.0.iter().filter(|(_, other)| {
+                    other.key == record.key && other.keyspace == record.keyspace && other.dead.is_none()
+                });
+                if record.dead.is_none() && is_newest.map(|(number, _)| number).max() == Some(number) {
+                    assert!(self.waits.get(&key).is_none_or(|waits| *waits <= value(record)), "an older one is newest");
+                    self.waits.insert(key, value(record));
+                }
+            }
+            self.index = Index::recover(BOUNDS, self.disk.1, records, at(self.now));
+            // So may a letter whose key had a newer write already.
+            let dead = self.disk.0.iter().filter(|(_, record)| record.dead.is_some());
+            self.letters = dead.map(|(number, letter)| (*number, value(letter))).collect();
+            self.taken.clear();
+        }
+
+        fn check(&self) {
+            let found: BTreeMap<_, _> = self
+                .index
+                .pending()
+                .map(|(_, record, _)| {
+                    ((usize::from(&*record.keyspace == "b"), record.key.parse().unwrap()), value(record))
+                })
+                .collect();
+            assert_eq!(found, self.waits, "the newest of each key, and nothing else");
+            let letters: BTreeMap<_, _> =
+                self.index.letters().map(|(number, letter)| (number, value(letter))).collect();
+            assert_eq!(letters, self.letters);
+            for (number, record, _) in self.index.pending() {
+                assert_eq!(self.disk.0.get(&number).map(|record| value(record)), Some(value(record)), "it is durable");
+            }
+            let kept: usize = self.index.pending().map(|(_, record, _)| record.bytes()).sum();
+            let dead: usize = self.index.letters().map(|(_, letter)| letter.bytes()).sum();
+            assert_eq!((self.index.entries, self.index.bytes), (found.len() + letters.len(), kept + dead));
+            for (name, keyspace) in &self.index.keyspaces {
+                let in_places = keyspace.young.len() + keyspace.timed.len() + keyspace.taken;
+                assert_eq!(in_places, keyspace.entries.len(), "each key of {name} is in one place");
+                for entry in keyspace.entries.values() {
+                    let key = match entry.place {
+                        Place::Young(at) => keyspace.young.get(&at),
+                        Place::Timed(at) => keyspace.timed.get(&at),
+                        Place::Taken => Some(&entry.record.key),
+                    };
+                    assert_eq!(key, Some(&entry.record.key));
+                }
+            }
+        }
+    }
+
+    /// Random histories with failed commits and crashes, beside a model.
+    #[test]
+    fn the_newest_write_of_each_key_is_kept_through_failures_and_crashes() {
+        let (mut pending, mut letters) = (0, 0);
+        for seed in 1..400u64 {
+            let mut world = World {
+                index: Index::recover(BOUNDS, 0, Vec::new(), at(0)),
+                disk: Disk::default(),
+                now: 0,
+                random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+                waits: BTreeMap::new(),
+                saved: BTreeMap::new(),
+                taken: Vec::new(),
+                letters: BTreeMap::new(),
+                values: 0,
+            };
+            for _ in 0..300 {
+                world.now += world.below(30);
+                match world.below(40) {
+                    0 => world.crash(),
+                    1..=2 => world.letter(),
+                    3..=15 => world.log(),
+                    16 => {
+                        let key = world.below(6).to_string();
+                        world.index.urge("a", &key, at(world.now));
+                    }
+                    _ => world.flush(),
+                }
+                world.check();
+                pending += world.waits.len();
+                letters += world.letters.len();
+            }
+        }
+        assert!(pending > 100_000 && letters > 1_000, "{pending} {letters}");
+    }
+
+    fn take(index: &mut Index, now: u64) -> (Vec<String>, Option<Instant>) {
+        let taken = index.take("a", at(now));
+        (taken.keys.iter().map(ToString::to_string).collect(), taken.next)
+    }
+
+    fn log(index: &mut Index, key: u64, due: u64) -> (u64, Arc<Record>) {
+        let record = record(0, key, 1);
+        let number = index.reserve(&record).unwrap();
+        index.accept(number, record.clone(), at(due));
+        (number, record)
+    }
+
+    #[test]
+    fn what_is_due_is_what_has_waited_or_is_a_batch() {
+        let mut index = Index::recover(Bounds { entries: 100, bytes: 1 << 20, batch: 3 }, 0, Vec::new(), at(0));
+        log(&mut index, 1, 50);
+        log(&mut index, 2, 60);
+        assert_eq!(take(&mut index, 10), (vec![], Some(at(50))));
+        assert_eq!(take(&mut index, 50), (vec!["1".into()], Some(at(60))));
+        log(&mut index, 3, 70);
+        assert_eq!(take(&mut index, 50).0, Vec::<String>::new());
+        log(&mut index, 4, 80);
+        assert_eq!(take(&mut index, 50).0, ["2", "3", "4"], "a batch, whatever its age");
+        // One that has failed rests, for longer each time, and is nobody's company.
+        let rests = |index: &mut Index, now| {
+            index.failed("a", "1", at(now));
+            take(index, now).1.unwrap().duration_since(at(now)).as_millis()
+        };
+        assert_eq!(rests(&mut index, 100), 1_000);
+        assert_eq!(take(&mut index, 1_100).0, ["1"]);
+        assert_eq!(rests(&mut index, 1_100), 2_000);
+        assert_eq!(take(&mut index, 100_000).0, ["1"]);
+        // Where somebody waits for room, all is due.
+        log(&mut index, 9, 200_000);
+        index.waiting = 1;
+        assert_eq!(take(&mut index, 100_000).0, ["9"]);
+    }
+
+    #[test]
+    fn hanging_keys_do_not_hold_up_the_others_without_end() {
+        let mut index = Index::recover(Bounds { entries: 100, bytes: 1 << 20, batch: 2 }, 0, Vec::new(), at(0));
+        (0..20).for_each(|key| drop(log(&mut index, key, 0)));
+        assert_eq!(take(&mut index, 1).0.len(), 2 * MOST_BATCHES);
+        assert_eq!(take(&mut index, 1), (vec![], None), "the end of a flush tells when there is room");
+        index.failed("a", "3", at(1));
+        assert_eq!(take(&mut index, 1).0.len(), 1);
+    }
+}
