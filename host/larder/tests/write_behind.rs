@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use larder::tiered::{
-    BoxFuture, Codec, Failure, Journal, JournalBuilder, JournalError, Loaded, MemoryTier, Save, Source, SourceError,
-    Tiered, TieredBuildError, TieredBuilder, WriteId, Written,
+    BoxFuture, Codec, Failure, FarCopy, Journal, JournalBuilder, JournalError, Loaded, Looked, MemoryTier, Put, Save,
+    Scope, Source, SourceError, Tier, TierError, Tiered, TieredBuildError, TieredBuilder, Token, WriteId, Written,
 };
 use tokio::time::sleep;
 
@@ -405,6 +405,74 @@ fn other_writes_wait_for_what_is_in_the_journal() {
         database.down.store(false, SeqCst);
         assert_eq!(orders.shutdown(ms(60_000)).await, 0);
         assert_eq!(*database.saved().last().unwrap(), (1, Some(12)));
+    });
+}
+
+/// A shared tier that is out of reach when its token is first asked for, and slow the second time.
+struct BadStart {
+    tier: MemoryTier,
+    tokens: AtomicUsize,
+    put: Mutex<Vec<Option<Arc<[u8]>>>>,
+}
+
+impl Tier for BadStart {
+    fn summary(&self) -> String {
+        "a tier with a bad start".into()
+    }
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Looked, TierError>> {
+        self.tier.get(key)
+    }
+    fn token<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Token, TierError>> {
+        Box::pin(async move {
+            match self.tokens.fetch_add(1, SeqCst) {
+                0 => return Err(TierError::Unavailable("not yet".into())),
+                1 => sleep(ms(20)).await,
+                _ => {}
+            }
+            self.tier.token(key).await
+        })
+    }
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        copy: FarCopy,
+        token: Token,
+        write: bool,
+    ) -> BoxFuture<'a, Result<Put, TierError>> {
+        self.put.lock().unwrap().push(copy.value.clone());
+        self.tier.put(key, copy, token, write)
+    }
+    fn invalidate<'a>(&'a self, scope: &'a Scope, soft: bool) -> BoxFuture<'a, Result<(), TierError>> {
+        self.tier.invalidate(scope, soft)
+    }
+}
+
+#[test]
+fn what_could_not_fence_a_tier_replaces_nothing_there() {
+    let directory = tempfile::tempdir().unwrap();
+    life(async {
+        let (journal, database) = (open(directory.path()).await, Database::new());
+        let far = Arc::new(BadStart {
+            tier: MemoryTier::new(10).unwrap(),
+            tokens: AtomicUsize::default(),
+            put: Mutex::default(),
+        });
+        let orders = cache(&journal, &database).far(far.clone()).build().unwrap();
+        // The first is logged without a token, and the second is logged, and kept in the tier, before the first is.
+        let first = tokio::spawn({
+            let orders = orders.clone();
+            async move { orders.insert(1, 10).await }
+        });
+        while journal.stats().pending == 0 {
+            sleep(ms(1)).await;
+        }
+        sleep(ms(2)).await;
+        orders.insert(1, 20).await.unwrap();
+        first.await.unwrap().unwrap();
+        assert_eq!(orders.shutdown(ms(60_000)).await, 0);
+        let put = far.put.lock().unwrap();
+        let newer: Arc<[u8]> = 20u64.to_le_bytes().into();
+        assert!(put.iter().all(|value| value.as_ref() == Some(&newer)), "{put:?}");
     });
 }
 

@@ -926,7 +926,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         }
         // Before what is owed there has been dropped, nothing is read there; so nothing is kept there.
         let is_down = far.owes(&name);
-        if token.is_none() && !is_down && !self.saved {
+        if token.is_none() && !is_down && !self.saved && !self.logged {
             // Nothing was to be fenced: what is there now is what is replaced. Without a token, a call that lands late
             // could replace what is newer.
             token = far.call(limit, far.tier.token(&name)).await.ok();
@@ -934,7 +934,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let put = match token {
             _ if is_down => Err(()),
             Some(token) => far.call(limit, far.tier.put(&name, copy, token, writes)).await.map_err(drop),
-            // It was saved, and nobody knows whether before or after what is there.
+            // It was saved or logged, and nobody knows whether before or after what is there.
             None => {
                 let scope = FarScope::Keys(vec![name.as_str().into()]);
                 let dropped = far.call(limit, far.tier.invalidate(&scope, false)).await;
