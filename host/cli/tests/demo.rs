@@ -1,7 +1,7 @@
 //! `larder demo` from outside: what its report says must hold, and hold together.
 
 mod common;
-#[path = "../../larder/tests/live/mod.rs"]
+#[path = "../../larder/tests/live/servers/mod.rs"]
 mod live;
 
 use std::fs;

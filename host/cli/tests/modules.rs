@@ -1,7 +1,7 @@
 //! `larder policy list`, `inspect` and `check` from outside.
 
 mod common;
-#[path = "../../larder/tests/hostile/mod.rs"]
+#[path = "../../larder/tests/engine/hostile.rs"]
 #[allow(dead_code)] // The whole corpus is for the library's own tests.
 mod hostile;
 

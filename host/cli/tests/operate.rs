@@ -1,6 +1,6 @@
 //! The commands for operators against a real Redis that a service, played by this test, has filled.
 
-#[path = "../../larder/tests/live/mod.rs"]
+#[path = "../../larder/tests/live/servers/mod.rs"]
 mod live;
 
 use std::path::{Path, PathBuf};

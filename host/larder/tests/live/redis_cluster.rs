@@ -1,14 +1,11 @@
 //! The tier in a Redis Cluster of three masters, which these tests start themselves.
 
-#[path = "live/mod.rs"]
-mod live;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::servers::Server;
 use larder::tiered::testkit::{BusSuite, TierSuite};
 use larder::tiered::{FarCopy, Put, RedisBus, RedisServer, RedisTier, Scope, Tier};
-use live::Server;
 use redis::Value;
 use tokio::time::sleep;
 
@@ -33,8 +30,8 @@ async fn ask(port: u16, command: &str) -> Value {
 
 impl Cluster {
     async fn start() -> Option<Self> {
-        let program = live::or_skip("redis-server", "redis-server")?;
-        let bus_ports: Vec<_> = (0..3).map(|_| live::free_port()).collect();
+        let program = crate::servers::or_skip("redis-server", "redis-server")?;
+        let bus_ports: Vec<_> = (0..3).map(|_| crate::servers::free_port()).collect();
         let start = |bus_port: &u16| Server::start(&program, |command, port, at| node(command, port, *bus_port, at));
         let nodes: Vec<_> = bus_ports.iter().map(start).collect();
         let cluster = Cluster { nodes, bus_ports };
@@ -96,7 +93,7 @@ async fn the_suites_on_a_cluster() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_comes_back_revives_nothing() {
     let Some(mut cluster) = Cluster::start().await else { return };
-    let program = live::or_skip("redis-server", "redis-server").unwrap();
+    let program = crate::servers::or_skip("redis-server", "redis-server").unwrap();
     let tier = RedisTier::connect(&cluster.place()).await.unwrap();
     let keys: Vec<Arc<str>> = (0..60).map(|at| format!("key {at}").into()).collect();
     let copy = FarCopy {

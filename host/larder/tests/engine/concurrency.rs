@@ -1,14 +1,12 @@
 //! Real threads, all operations at once: whatever was put in is in the cache or was let go of, once; nothing leaks, nothing
 //! is dropped twice, no read sees another key's value; and the policy is told the truth all the while.
 
-mod common;
-
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Census, Counted, Ledger, Random, assert_clean, audited, eventually};
+use crate::common::{Census, Counted, Ledger, Random, assert_clean, audited, eventually};
 use larder::{Cache, Policy, RemovalCause};
 
 /// Values are `key << 32 | serial`.
@@ -201,7 +199,7 @@ fn swaps_of_weighted_expiring_entries_under_load() {
     });
 }
 
-/// `cargo test --release -p larder --test concurrency -- --ignored`
+/// `cargo test --release -p larder --test engine concurrency -- --ignored`
 #[test]
 #[ignore = "minutes"]
 fn all_of_it_for_longer() {

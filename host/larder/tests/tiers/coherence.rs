@@ -6,26 +6,21 @@
 //! The source numbers what lands in it. A write is acknowledged with its number, an invalidation with the newest that there
 //! was when it began; a read that begins later must bring that number or a later one.
 //!
-//! `LARDER_SEEDS=100000 cargo test -p larder --test tiered_coherence` runs more; `LARDER_SEED=17` one.
-
-#[path = "tiers/network.rs"]
-mod network;
-#[path = "tiers/world.rs"]
-mod world;
+//! `LARDER_SEEDS=100000 cargo test -p larder --test tiers coherence` runs more; `LARDER_SEED=17` one.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, Weak};
 
+use crate::network::{Alive, Luck, Network, Random};
+use crate::world::ms;
 use larder::tiered::{
     BoxFuture, Bus, Codec, Listener, Loaded, LocalBus, MemoryTier, News, Save, Source, SourceError, TierError, Tiered,
     Written,
 };
 use larder::{Patterns, Policy};
-use network::{Alive, Luck, Network, Random};
 use tokio::time::sleep;
-use world::ms;
 
 /// A bus that is slow, and loses what it then says it has lost.
 struct BadBus {
@@ -297,7 +292,7 @@ fn check(write: &str, flight: &str) {
         let tally = run(seed, write, flight, ALL);
         assert!(
             tally.stale.is_empty(),
-            "{write}, {flight}: {:?}; again with LARDER_SEED={seed} cargo test -p larder --test tiered_coherence",
+            "{write}, {flight}: {:?}; again with LARDER_SEED={seed} cargo test -p larder --test tiers coherence",
             tally.stale
         );
         all.reads += tally.reads;

@@ -1,7 +1,5 @@
 //! One load for all who ask, whatever happens to it; and nothing that began before a write lands after it.
 
-mod common;
-
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -9,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 
-use common::{Census, Counted, eventually};
+use crate::common::{Census, Counted, eventually};
 use larder::{Cache, Policy};
 
 fn cache<V: Clone + Send + Sync + 'static>() -> Cache<u64, V> {

@@ -10,13 +10,7 @@
 //! - the source gets the writes of a key in their order, and of a write that it gets twice it is told the same name;
 //! - in the end the source has, for every key, the last write that was acknowledged or a later one, and the journal is empty.
 //!
-//! `LARDER_SEEDS=100000 cargo test -p larder --test tiered_journal` runs more; `LARDER_SEED=17` one.
-
-#[path = "tiers/hostile.rs"]
-#[allow(dead_code)]
-mod hostile;
-#[path = "tiers/network.rs"]
-mod network;
+//! `LARDER_SEEDS=100000 cargo test -p larder --test tiers journal` runs more; `LARDER_SEED=17` one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -24,12 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::network::{Alive, Luck, Network, Random};
 use larder::tiered::{
     BoxFuture, Change, Codec, Contents, Journal, Loaded, MemoryTier, Record, Save, Source, SourceError, Store,
     StoreError, Tiered, WriteId,
 };
 use larder::{Patterns, PatternsModule, Policy, Value};
-use network::{Alive, Luck, Network, Random};
 use tokio::time::sleep;
 
 const fn ms(ms: u64) -> Duration {
@@ -259,7 +253,7 @@ impl Modules {
     fn new() -> Self {
         Modules {
             good: Patterns::builtin().load().unwrap(),
-            trapping: Patterns::bytes(hostile::Guest::stepping(hostile::TRAP).build()).load().unwrap(),
+            trapping: Patterns::bytes(crate::hostile::Guest::stepping(crate::hostile::TRAP).build()).load().unwrap(),
             policy: Policy::builtin("fifo").unwrap(),
         }
     }
@@ -486,7 +480,7 @@ fn nothing_that_was_acknowledged_is_lost_or_out_of_order() {
         let tally = run(seed, &modules, true);
         assert!(
             tally.wrong.is_empty(),
-            "{:#?}\n{:#?}; again with LARDER_SEED={seed} cargo test -p larder --test tiered_journal",
+            "{:#?}\n{:#?}; again with LARDER_SEED={seed} cargo test -p larder --test tiers journal",
             tally.history,
             tally.wrong
         );

@@ -1,22 +1,19 @@
 //! The bus through Redis, on a server that these tests start themselves, and through a proxy that cuts processes off.
 
-#[path = "live/mod.rs"]
-mod live;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::servers::Server;
 use larder::tiered::testkit::BusSuite;
 use larder::tiered::{Codec, FromFn, RedisBus, RedisServer, RedisTier, Tiered};
-use live::Server;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 fn redis() -> Option<Server> {
-    let program = live::or_skip("redis-server", "redis-server")?;
+    let program = crate::servers::or_skip("redis-server", "redis-server")?;
     Some(Server::start(&program, |command, port, directory| {
         command.args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"]).arg(directory);
     }))

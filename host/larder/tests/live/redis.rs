@@ -1,19 +1,16 @@
 //! The tier in Redis, on servers that these tests start themselves.
 
-#[path = "live/mod.rs"]
-mod live;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::servers::Server;
 use larder::tiered::testkit::TierSuite;
 use larder::tiered::{FarCopy, Group, Put, RedisServer, RedisTier, Scope, Tier};
-use live::Server;
 use tokio::time::sleep;
 
 /// A server that keeps nothing on disk, with further options.
 fn redis(options: &'static [&'static str]) -> Option<Server> {
-    let program = live::or_skip("redis-server", "redis-server")?;
+    let program = crate::servers::or_skip("redis-server", "redis-server")?;
     Some(Server::start(&program, |command, port, directory| {
         command.args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"]).arg(directory);
         command.args(options);
@@ -104,7 +101,7 @@ async fn what_a_server_forgets_revives_nothing() {
 #[tokio::test]
 async fn a_server_that_comes_back_with_an_old_state_revives_nothing() {
     let Some(server) = redis(&[]) else { return };
-    let program = live::or_skip("redis-server", "redis-server").unwrap();
+    let program = crate::servers::or_skip("redis-server", "redis-server").unwrap();
     let (tier, other) =
         (RedisTier::connect(&at(&server)).await.unwrap(), RedisTier::connect(&at(&server)).await.unwrap());
     set(&tier, "invalidated", "old").await;

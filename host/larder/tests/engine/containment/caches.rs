@@ -3,10 +3,8 @@
 
 use larder::{BuildError, Cache, Policy, PolicyError, SwapError, eviction::Fault};
 
-use crate::{
-    hostile::{Guest, HOARD, LOOP, RECURSE, TRAP},
-    policy,
-};
+use super::policy;
+use crate::hostile::{Guest, HOARD, LOOP, RECURSE, TRAP};
 
 const CAPACITY: u64 = 100;
 

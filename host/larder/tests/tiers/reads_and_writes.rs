@@ -1,19 +1,16 @@
 //! The patterns as their users see them: the real driver and the built-in component, on a clock that stands still between
 //! two events, over a source and far tiers that are slow, fail and come back as a test says.
 
-#[path = "tiers/world.rs"]
-mod world;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::world::{Database, FlakyTier, Process, ms};
 use larder::tiered::{
     BoxFuture, Codec, Failure, FromFn, GateLimits, How, Loaded, LocalBus, Lookup, MemoryTier, SourceError, Tier,
     Tiered, TieredBuildError, TieredBuilder, TieredError,
 };
 use larder::{Cache, Policy};
 use tokio::time::{advance, sleep};
-use world::{Database, FlakyTier, Process, ms};
 
 const TTL: Duration = ms(1_000);
 

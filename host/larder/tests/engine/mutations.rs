@@ -3,12 +3,9 @@
 //!
 //! The long one is `tests/fuzz`.
 
-mod common;
 #[allow(dead_code)] // Only the well-behaved guest is of use here.
-mod hostile;
-
-use common::Random;
-use hostile::Guest;
+use crate::common::Random;
+use crate::hostile::Guest;
 use larder::{Cache, Policy};
 
 /// Damage as it happens to files, and as somebody with an editor does.

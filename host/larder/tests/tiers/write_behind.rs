@@ -1,10 +1,6 @@
 //! Write-behind over a journal in a file: what is acknowledged, when the source has it, and what happens where something
 //! fails. Time is paused; the disk is real.
 
-#[path = "tiers/hostile.rs"]
-#[allow(dead_code)]
-mod hostile;
-
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
@@ -479,7 +475,7 @@ fn what_could_not_fence_a_tier_replaces_nothing_there() {
 /// It traps, says that what is logged is done, buries it, saves for ever, saves in tiers that are not there.
 #[test]
 fn a_module_cannot_lose_what_is_logged() {
-    use hostile::{Guest, TRAP};
+    use crate::hostile::{Guest, TRAP};
     let [finish, bury, save, log] = [12, 9, 4, 5].map(|action| Guest::answering(action, ""));
     let elsewhere = Guest::answering(4, "(i32.store8 (i32.const 2064) (i32.const 128))");
     for guest in [Guest::stepping(TRAP), finish, bury, save, log, elsewhere] {

@@ -7,13 +7,11 @@
 //!
 //! A failure prints the configuration and the seed; `LARDER_SEED=n` runs that seed alone, `LARDER_SEEDS=n` so many.
 
-mod common;
-
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Ledger, Random, assert_clean, audited, eventually, residents};
+use crate::common::{Ledger, Random, assert_clean, audited, eventually, residents};
 use larder::{Cache, Clock, Expiry, Policy, RemovalCause};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -479,7 +477,7 @@ fn every_builtin_in_a_large_cache() {
     }
 }
 
-/// `cargo test --release -p larder --test model -- --ignored`
+/// `cargo test --release -p larder --test engine model -- --ignored`
 #[test]
 #[ignore = "minutes"]
 fn everything_for_longer() {

@@ -1,13 +1,11 @@
 //! A module cannot hurt its host: each hostile module, at each call, ends in the fault that names what it did, within its
 //! bound, and what it held is free.
 
-#[path = "containment/caches.rs"]
 mod caches;
-mod hostile;
 
 use std::time::Duration;
 
-use hostile::{Guest, HOARD, LOOP, RECURSE, TRAP};
+use crate::hostile::{Guest, HOARD, LOOP, RECURSE, TRAP};
 use larder::{
     Policy, PolicyError,
     eviction::{Batch, Entries, Eviction, Fault, Limits},

@@ -1,11 +1,9 @@
 //! What expired is never returned, and is reclaimed without being asked for.
 
-mod common;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::eventually;
+use crate::common::eventually;
 use larder::{Builder, Cache, Clock, Expiry, Policy, RemovalCause};
 
 fn millis(n: u64) -> Duration {

@@ -1,23 +1,20 @@
 //! Processes over one Redis: real ones, which this test binary starts of itself, and a Redis that is killed under load.
 
-#[path = "live/mod.rs"]
-mod live;
-
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::servers::Server;
 use larder::tiered::{Codec, FromFn, RedisServer, RedisTier, Tiered};
-use live::Server;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 fn redis() -> Option<Server> {
-    let program = live::or_skip("redis-server", "redis-server")?;
+    let program = crate::servers::or_skip("redis-server", "redis-server")?;
     Some(Server::start(&program, redis_on))
 }
 
@@ -92,7 +89,7 @@ impl Started {
         let program = std::env::current_exe().unwrap();
         let mut command = Command::new(program);
         command
-            .args(["--exact", "child", "--ignored", "--nocapture", "--test-threads", "1"])
+            .args(["--exact", "redis_fleet::child", "--ignored", "--nocapture", "--test-threads", "1"])
             .env(PORT, port.to_string());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
@@ -172,7 +169,7 @@ async fn ten_thousand_readers_in_four_processes_are_one_load_and_two_if_the_lead
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_is_killed_and_comes_back_under_load_is_no_error_to_anyone() {
     let Some(server) = redis() else { return };
-    let program = live::or_skip("redis-server", "redis-server").unwrap();
+    let program = crate::servers::or_skip("redis-server", "redis-server").unwrap();
     let place = RedisServer::at(&format!("redis://127.0.0.1:{}", server.port)).unwrap();
     let cache = Tiered::<u64, String>::builder()
         .keyspace("load")

@@ -3,7 +3,7 @@
 //! file that is appended to, a line for each save, in the order of saving; another has a line for each write that was
 //! acknowledged, written after that. What one `write(2)` has written survives its process.
 //!
-//! Twenty kills here; `LARDER_KILLS=100 cargo test -p larder --test journal_kill` is the long form (12 s).
+//! Twenty kills here; `LARDER_KILLS=100 cargo test -p larder --test tiers journal_kill` is the long form (12 s).
 
 #![cfg(unix)]
 
@@ -98,7 +98,7 @@ fn process() {
 
 fn start(place: &Path, run: Option<u64>) -> Child {
     let mut command = Command::new(std::env::current_exe().expect("this test"));
-    command.args(["process", "--exact", "--nocapture"]).env(PLACE, place).env_remove(RUN);
+    command.args(["journal_kill::process", "--exact", "--nocapture"]).env(PLACE, place).env_remove(RUN);
     if let Some(run) = run {
         command.env(RUN, run.to_string());
     }

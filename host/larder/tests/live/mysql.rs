@@ -1,7 +1,5 @@
 //! The source over MySQL, against a MariaDB that the test starts.
 
-mod live;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -13,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use sqlx::{AssertSqlSafe, MySqlPool};
 
-use live::mariadb;
+use crate::servers::mariadb;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Product {
@@ -81,7 +79,7 @@ async fn it_is_a_source() {
     SourceSuite::new(source, |n| n as i64, product)
         .slow(1)
         .refuses(7, Product { name: "less than nothing".into(), price: -1.0 })
-        .unreachable(builder(live::free_port()).build().unwrap())
+        .unreachable(builder(crate::servers::free_port()).build().unwrap())
         .run()
         .await;
 }

@@ -1,17 +1,14 @@
 //! The tier in Memcached, on a server that these tests start themselves.
 
-#[path = "live/mod.rs"]
-mod live;
-
 use std::sync::Arc;
 
+use crate::servers::Server;
 use async_memcached::{AsciiProtocol, Client, MetaProtocol};
 use larder::tiered::testkit::TierSuite;
 use larder::tiered::{FarCopy, Group, MemcachedTier, Put, Scope, Tier};
-use live::Server;
 
 fn memcached() -> Option<Server> {
-    let program = live::or_skip("memcached", "memcached")?;
+    let program = crate::servers::or_skip("memcached", "memcached")?;
     Some(Server::start(&program, |command, port, _| {
         // As root it wants to be told who to be.
         command.args(["-l", "127.0.0.1", "-u", "root", "-p", &port.to_string()]);

@@ -1,23 +1,21 @@
 //! The examples do what they say: each is run here as it stands.
 
-mod live;
-
-#[path = "../examples/axum_shop.rs"]
+#[path = "../../examples/axum_shop.rs"]
 #[allow(dead_code)]
 mod axum_shop;
-#[path = "../examples/ten_lines.rs"]
+#[path = "../../examples/ten_lines.rs"]
 mod ten_lines;
-#[path = "../examples/tower_layer.rs"]
+#[path = "../../examples/tower_layer.rs"]
 #[allow(dead_code)]
 mod tower_layer;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::servers::{Server, postgres};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
-use live::{Server, postgres};
 use tower::ServiceExt;
 
 fn cache_status(response: &Response) -> String {
@@ -67,7 +65,7 @@ async fn a_tower_layer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shop_with_axum() {
-    let Some(program) = live::or_skip("redis-server", "redis-server") else { return };
+    let Some(program) = crate::servers::or_skip("redis-server", "redis-server") else { return };
     let Some(server) = postgres::start() else { return };
     let redis = Server::start(&program, |command, port, directory| {
         command.args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"]).arg(directory);

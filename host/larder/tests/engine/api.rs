@@ -1,14 +1,12 @@
 //! The edges of the interface, and code of the user's that misbehaves.
 
-mod common;
-
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Census, Counted, assert_clean, audited, eventually};
+use crate::common::{Census, Counted, assert_clean, audited, eventually};
 use larder::eviction::{Batch, Entries, Eviction, Fault, Ranking, Slot};
 use larder::{BuildError, Cache, Clock, Policy, RemovalCause};
 

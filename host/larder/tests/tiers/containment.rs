@@ -1,18 +1,13 @@
 //! A patterns module that traps, hangs or answers nonsense fails no read, no write and no invalidation: the host finishes
 //! each by itself, and counts it.
 
-#[path = "tiers/hostile.rs"]
-mod hostile;
-#[path = "tiers/world.rs"]
-mod world;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostile::{Guest, HOARD, LOOP, RECURSE, TRAP};
+use crate::hostile::{Guest, HOARD, LOOP, RECURSE, TRAP};
+use crate::world::{Database, Process, ms};
 use larder::tiered::{Codec, LocalBus, MemoryTier, Tiered, TieredBuildError};
 use larder::{Patterns, PolicyError};
-use world::{Database, Process, ms};
 
 /// Two processes with this module, over one far tier; the database.
 fn processes(guest: &Guest) -> (Vec<Tiered<u64, u64>>, Arc<Database>) {
