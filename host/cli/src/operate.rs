@@ -237,7 +237,7 @@ pub fn invalidate(args: &Invalidate, out: &mut impl Write) -> anyhow::Result<u8>
         )?;
         if !has_bus {
             eprintln!(
-                "note: keyspace {} has no bus: what services have in their own memory lives until its time is over",
+                "note: keyspace {} has no bus: what services have in their own memory and on their disks lives until its time is over",
                 args.keyspace
             );
         }

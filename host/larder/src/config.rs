@@ -39,7 +39,7 @@
 //! | table | keys |
 //! |---|---|
 //! | `[patterns]` | `file`, `sha256`: another module than the built-in one |
-//! | `[tier.NAME]` | one of `redis`, `redis-cluster`, `memcached`, `disk` (a directory), `memory` (entries); `prefix`, `max-value`, `capacity` |
+//! | `[tier.NAME]` | one of `redis`, `redis-cluster`, `memcached`, `disk` (a file), `memory` (entries); `prefix`, `max-value`; `max-bytes` and `policy` of a `disk` |
 //! | `[bus.NAME]` | `redis` |
 //! | `[source.NAME]` | one of `postgres`, `mysql`, `http`; `max-connections`, `timeout` |
 //! | `[journal]` | `path`; `max-entries`, `max-bytes`, `flush-after`, `flush-batch` |
@@ -59,6 +59,8 @@ use serde_json::Value as Json;
 
 use crate::engine::steps::Abilities;
 use crate::policy::nearest;
+#[cfg(feature = "disk")]
+use crate::tiered::DiskTier;
 #[cfg(feature = "http")]
 use crate::tiered::HttpSource;
 #[cfg(feature = "memcached")]
@@ -212,7 +214,8 @@ struct TierTable {
     #[serde(default, deserialize_with = "size")]
     max_value: Option<u64>,
     #[serde(default, deserialize_with = "size")]
-    capacity: Option<u64>,
+    max_bytes: Option<u64>,
+    policy: Option<PolicyTable>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -399,7 +402,8 @@ impl Config {
             let kind = tier.kind(&place)?;
             let idle = [
                 ("prefix", tier.prefix.is_some() && matches!(kind, "disk" | "memory")),
-                ("capacity", tier.capacity.is_some() && kind != "disk"),
+                ("max-bytes", tier.max_bytes.is_some() && kind != "disk"),
+                ("policy", tier.policy.is_some() && kind != "disk"),
             ];
             if let Some((setting, _)) = idle.iter().find(|(_, is_idle)| *is_idle) {
                 return Err(wrong(
@@ -502,7 +506,7 @@ impl Config {
         let patterns = config.patterns();
         let mut tiers = BTreeMap::new();
         for (name, table) in &config.tier {
-            tiers.insert(name.clone(), config.open_tier(&format!("tier.{name}"), table)?);
+            tiers.insert(name.clone(), config.open_tier(&format!("tier.{name}"), table).await?);
         }
         let mut buses = BTreeMap::new();
         for (name, table) in &config.bus {
@@ -524,7 +528,10 @@ impl Config {
         let mut config = self.clone();
         config.journal = None;
         config.source.clear();
+        // Only the process that has such a tier can look into it.
+        let own: Vec<_> = config.tier.extract_if(.., |_, table| table.disk.is_some()).map(|(name, _)| name).collect();
         for table in config.keyspace.values_mut() {
+            table.tiers.retain(|tier| !own.contains(tier));
             table.journal = false;
             table.source = None;
             table.rule.clear();
@@ -549,7 +556,11 @@ impl Config {
         let rules = self.rules(keyspace)?;
         let place = |error| wrong(format!("keyspace.{keyspace}.rule"), error);
         let module = self.patterns().load().map_err(|error| wrong("patterns", error))?;
-        tiered::check_rule(&module, keyspace, table.tiers.len(), &given, &rules).map_err(place)
+        let is_shared =
+            |name: &String| self.tier.get(name).is_some_and(|table| table.disk.is_none() && table.memory.is_none());
+        let shared = table.tiers.iter().zip(1..8).filter(|(name, _)| is_shared(name));
+        let shared = shared.fold(0u8, |all, (_, at)| all | 1 << at);
+        tiered::check_rule(&module, keyspace, (table.tiers.len(), shared), &given, &rules).map_err(place)
     }
 
     fn patterns(&self) -> Patterns {
@@ -638,11 +649,11 @@ impl Config {
         Ok(())
     }
 
-    fn open_tier(&self, place: &str, table: &TierTable) -> Result<Arc<dyn Tier>, ConfigError> {
+    async fn open_tier(&self, place: &str, table: &TierTable) -> Result<Arc<dyn Tier>, ConfigError> {
         let most = table.max_value.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         if let Some(entries) = table.memory {
             let tier = MemoryTier::new(entries).map_err(|error| wrong(place, error))?;
-            return Ok(Arc::new(most.into_iter().fold(tier, MemoryTier::max_value_bytes)));
+            return Ok(Arc::new(most.into_iter().fold(tier.unshared(), MemoryTier::max_value_bytes)));
         }
         #[cfg(feature = "redis")]
         if let Some(server) = redis_server(place, table.redis.as_ref(), table.redis_cluster.as_deref())? {
@@ -662,8 +673,17 @@ impl Config {
             let tier = most.into_iter().fold(tier, |tier, most| tier.max_value_bytes(most));
             return Ok(Arc::new(tier.build().map_err(|error| wrong(place, error))?));
         }
-        if table.disk.is_some() {
-            return Err(wrong(place, "tiers on disk are not there yet: use `redis`, `memcached` or `memory`"));
+        #[cfg(feature = "disk")]
+        if let Some(path) = &table.disk {
+            let mut tier = DiskTier::builder(self.path(path));
+            if let Some(bytes) = table.max_bytes {
+                tier = tier.max_bytes(bytes);
+            }
+            if let Some(policy) = &table.policy {
+                tier = tier.policy(self.policy(policy).map_err(|error| wrong(format!("{place}.policy"), error))?);
+            }
+            let tier = most.into_iter().fold(tier, |tier, most| tier.max_value_bytes(most));
+            return Ok(Arc::new(tier.open().await.map_err(|error| wrong(place, error))?));
         }
         Err(lacking(place, table.kind(place)?.trim_end_matches("-cluster")))
     }

@@ -30,6 +30,8 @@ mod board;
 mod builder;
 mod bus;
 mod codec;
+#[cfg(feature = "disk")]
+mod disk;
 mod driver;
 mod envelope;
 mod fallback;
@@ -73,6 +75,8 @@ pub(crate) use builder::check_rule;
 pub use builder::{RuleError, TieredBuildError, TieredBuilder};
 pub use bus::{Bus, Listener, LocalBus, News};
 pub use codec::{BoxError, Codec};
+#[cfg(feature = "disk")]
+pub use disk::{DiskSetupError, DiskTier, DiskTierBuilder};
 pub use envelope::{Envelope, EnvelopeError};
 pub use far::{
     BoxFuture, FarCopy, Group, GroupVersion, KeyPage, Looked, MemoryTier, Put, Scope, Tier, TierError, Token,

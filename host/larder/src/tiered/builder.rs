@@ -11,13 +11,14 @@ use parking_lot::{Mutex, RwLock};
 
 use super::board::Board;
 use super::codec::Codec;
+use super::driver::About;
 use super::flusher;
 use super::gate::{Gate, GateLimits, Gated};
-use super::host::{Far, Inner, Limits};
+use super::host::{Far, Inner, Limits, shared_of};
 use super::journal::{Journal, JournalError};
 use super::near::{Key, Near, Seat};
 use super::stats::Counters;
-use super::{Bus, Listener, Source, Tier, Tiered};
+use super::{Bus, Group, Listener, Source, Tier, Tiered};
 use crate::cache::Weigher;
 use crate::engine::steps::{self, Abilities, Keyspace, Rulebook};
 use crate::patterns::{Patterns, PatternsModule};
@@ -56,8 +57,8 @@ pub enum TieredBuildError {
     /// The journal cannot be had.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// What a journal has is flushed by tasks.
-    #[error("a journal is flushed by tasks: call `build` within a tokio runtime")]
+    /// What a journal has is flushed by tasks, and so is dropped what a disk tier may have missed.
+    #[error("a journal and a disk tier beside a bus need tasks: call `build` within a tokio runtime")]
     NoRuntime,
     /// More tiers than have a number.
     #[error("{0} far tiers: there are at most 7")]
@@ -163,7 +164,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         self
     }
 
-    /// A tier behind those that there are. It is taken to be shared with other processes.
+    /// A tier behind those that there are, shared with other processes or this one's own: see [`Tier::is_shared`].
     pub fn far(mut self, tier: impl Tier) -> Self {
         self.far.push(Arc::new(tier));
         self
@@ -248,7 +249,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         if (!self.far.is_empty() || self.journal.is_some()) && self.codec.is_none() {
             return Err(TieredBuildError::NoCodec);
         }
-        if self.journal.is_some() && tokio::runtime::Handle::try_current().is_err() {
+        // What was announced while this process was not there is not known.
+        let distrusts = self.bus.is_some() && self.far.iter().any(|tier| !tier.is_shared());
+        if (self.journal.is_some() || distrusts) && tokio::runtime::Handle::try_current().is_err() {
             return Err(TieredBuildError::NoRuntime);
         }
         if self.far.len() > 7 {
@@ -266,7 +269,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         let keyspace = Keyspace {
             name: self.name.clone(),
             tiers,
-            shared: tiers & !1,
+            shared: shared_of(self.far.iter()),
             abilities: all_of(&given),
             parameters: Vec::new(),
         };
@@ -325,6 +328,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         }
         control::watch(Arc::downgrade(&inner) as Weak<_>);
         flusher::start(&inner, &recovered);
+        if distrusts {
+            inner.distrust(&About::Group(Group::Prefix("".into())));
+        }
         Ok(Tiered { inner })
     }
 }
@@ -334,13 +340,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
 pub(crate) fn check_rule(
     module: &PatternsModule,
     keyspace: &str,
-    far: usize,
+    (far, shared): (usize, u8),
     given: &[(Abilities, bool)],
     rules: &[(String, Value)],
 ) -> Result<(), RuleError> {
     let tiers = tiers_of(far);
-    let keyspace =
-        Keyspace { name: keyspace.into(), tiers, shared: tiers & !1, abilities: all_of(given), parameters: Vec::new() };
+    let keyspace = Keyspace { name: keyspace.into(), tiers, shared, abilities: all_of(given), parameters: Vec::new() };
     open(module, keyspace, rules, Arc::default()).map(drop)
 }
 

@@ -274,7 +274,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         for op in ops {
             if let About::Key(key) = &op.about {
                 let name: Arc<str> = inner.far_name(key).into();
-                if !far.owes(&name) {
+                if inner.may_look(far, &name) {
                     asked.push((op, name));
                 }
             }
@@ -608,7 +608,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let About::Key(key) = &self.about else { return Err(()) };
         let far = &self.inner.far[usize::from(tier) - 1];
         let name = self.inner.far_name(key);
-        if far.owes(&name) {
+        if !self.inner.may_look(far, &name) {
             return Err(());
         }
         let looked = far.call(self.inner.limits.tier, far.tier.get(&name)).await.map_err(drop)?;

@@ -127,12 +127,18 @@ pub struct GroupVersion {
     pub soft: u64,
 }
 
-/// A tier that several processes may share. Keys and tags have the name of their keyspace before them.
+/// A tier that several processes may share, or one process's own. Keys and tags have the name of their keyspace before them.
 ///
 /// Every method may be called at any time from any task. The driver puts a time limit on each.
 pub trait Tier: Send + Sync + 'static {
     /// What it is, for messages: `Redis at localhost:6379`.
     fn summary(&self) -> String;
+
+    /// Whether other processes have the same tier. One that is this process's own hears what they invalidate from the bus, as
+    /// tier 0 does.
+    fn is_shared(&self) -> bool {
+        true
+    }
 
     /// The copy and the token of a key, both as of the same moment.
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Looked, TierError>>;
@@ -205,6 +211,10 @@ impl<T: Tier + ?Sized> Tier for Arc<T> {
         (**self).summary()
     }
 
+    fn is_shared(&self) -> bool {
+        (**self).is_shared()
+    }
+
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Looked, TierError>> {
         (**self).get(key)
     }
@@ -265,6 +275,7 @@ pub struct MemoryTier {
     cache: Cache<Arc<str>, Arc<Stored>>,
     clock: Clock,
     most_bytes: usize,
+    shared: bool,
     state: Mutex<State>,
     hasher: foldhash::fast::RandomState,
 }
@@ -299,6 +310,7 @@ impl MemoryTier {
             cache: Cache::builder().max_capacity(entries).policy(policy).clock(clock.clone()).build()?,
             clock,
             most_bytes: usize::MAX,
+            shared: true,
             state: Mutex::new(State {
                 fences: vec![0; FENCES].into(),
                 groups: Groups::default(),
@@ -312,6 +324,13 @@ impl MemoryTier {
     #[must_use]
     pub fn max_value_bytes(mut self, bytes: usize) -> Self {
         self.most_bytes = bytes;
+        self
+    }
+
+    /// Only one of the processes on a bus has it: it is to hear what the others invalidate.
+    #[must_use]
+    pub fn unshared(mut self) -> Self {
+        self.shared = false;
         self
     }
 
@@ -400,6 +419,10 @@ impl MemoryTier {
 impl Tier for MemoryTier {
     fn summary(&self) -> String {
         format!("memory for {} entries", self.cache.max_capacity())
+    }
+
+    fn is_shared(&self) -> bool {
+        self.shared
     }
 
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Looked, TierError>> {

@@ -95,7 +95,7 @@ impl Groups {
     }
 
     /// Takes over what a shared store has of a group. It bounds their number.
-    #[cfg(any(feature = "redis", feature = "memcached"))]
+    #[cfg(any(feature = "redis", feature = "memcached", feature = "disk"))]
     pub(crate) fn learn(&mut self, group: &Group, version: Version) {
         let known = self.version(group);
         known.hard = known.hard.max(version.hard);
@@ -105,7 +105,7 @@ impl Groups {
     }
 
     /// All is known up to this value of the store's counter.
-    #[cfg(any(feature = "redis", feature = "memcached"))]
+    #[cfg(any(feature = "redis", feature = "memcached", feature = "disk"))]
     pub(crate) fn learned_until(&mut self, counter: u64) {
         self.counter = self.counter.max(counter);
     }

@@ -42,6 +42,8 @@ pub(crate) struct Limits {
 pub(super) struct Owed {
     scope: Scope,
     news: News,
+    /// Whether others are told: not of what only this process's own copies may have missed.
+    announce: bool,
 }
 
 /// A far tier with its gate, and what is owed there.
@@ -128,7 +130,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
 
     /// Those that other processes use, too.
     pub(super) fn shared(&self) -> u8 {
-        self.tiers() & !1
+        shared_of(self.far.iter().map(|far| &far.tier))
+    }
+
+    /// Whether a key may be read in a far tier: not before what is owed there has been dropped, and in one of this process's
+    /// own not while it cannot hear what others invalidate.
+    pub(super) fn may_look(&self, far: &Far, name: &str) -> bool {
+        !far.owes(name) && (far.tier.is_shared() || self.near.is_trusted())
     }
 
     /// SplitMix64.
@@ -402,11 +410,23 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         false
     }
 
-    /// Something is to be dropped in a far tier as soon as that can be reached.
+    /// Something is to be dropped in a far tier as soon as that can be reached, and then announced.
     pub(super) fn owe(&self, at: usize, about: &About<K>, soft: bool) {
+        self.owe_and(at, about, soft, true);
+    }
+
+    /// The far tiers of this process's own are to drop what others may have invalidated unheard.
+    pub(super) fn distrust(&self, about: &About<K>) {
+        for (at, _) in self.far.iter().enumerate().filter(|(_, far)| !far.tier.is_shared()) {
+            self.owe_and(at, about, false, false);
+        }
+    }
+
+    fn owe_and(&self, at: usize, about: &About<K>, soft: bool, announce: bool) {
         let owed_of = |about: &About<K>, soft| Owed {
             scope: self.far_scope(about),
             news: News { keyspace: self.name.clone(), scope: self.near_scope(about), soft },
+            announce,
         };
         let far = &self.far[at];
         let mut owed = far.owed.lock();
@@ -461,7 +481,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
                 }
                 // What was read there meanwhile, by whoever did not know, is dropped too.
                 self.forget_near(&self.about(&first.news), first.news.soft);
-                self.news_owed.lock().push(first.news.clone());
+                if first.announce {
+                    self.news_owed.lock().push(first.news.clone());
+                }
                 let mut owed = far.owed.lock();
                 // It may have been put together with others meanwhile.
                 owed.retain(|other| *other != first);
@@ -480,6 +502,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         }
         done
     }
+}
+
+/// Those of far tiers that other processes use, too, as a set.
+pub(super) fn shared_of<'a>(far: impl Iterator<Item = &'a Arc<dyn Tier>>) -> u8 {
+    far.zip(1..8).filter(|(tier, _)| tier.is_shared()).fold(0, |all, (_, at)| all | 1 << at)
 }
 
 /// What an operation's caller gets.
@@ -520,12 +547,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Listener for Inner<K, V> {
             if self.run(op).await.is_err() {
                 // Whoever announced believes that it is done.
                 self.forget_near(&about, false);
+                self.distrust(&about);
             }
         })
     }
 
     fn lose_track(&self) {
-        self.forget_near(&About::Group(Group::Prefix("".into())), false);
+        let all = About::Group(Group::Prefix("".into()));
+        self.distrust(&all);
+        self.forget_near(&all, false);
     }
 
     fn trust_until(&self, until: tokio::time::Instant) {

@@ -102,20 +102,64 @@ pub(crate) struct Copy<V> {
 #[derive(Debug)]
 pub(crate) struct Seat<V> {
     value: Option<V>,
-    quiet_until: AtomicU64,
-    /// Up to which value of the groups' counter nothing has reached it.
-    verified: AtomicU64,
+    looks: AtomicU64,
     copy: Arc<Copy<V>>,
+}
+
+/// What a hit asks beside the value, in one word: how long the copy is quiet, and up to which value of the groups' counter
+/// nothing has reached it.
+#[derive(Clone, Copy)]
+struct Looks(u64);
+
+impl Looks {
+    /// The quiet time counts in 16 ms, which is more than two years; what is cut off only has a reader ask early.
+    const SHIFT: u32 = 4;
+    const ALWAYS: u32 = u32::MAX;
+
+    fn new(quiet_until: u64, counter: u64) -> Self {
+        let quiet = match quiet_until {
+            NEVER => Self::ALWAYS,
+            until => u32::try_from(until >> Self::SHIFT).unwrap_or(Self::ALWAYS - 1).min(Self::ALWAYS - 1),
+        };
+        Looks(u64::from(quiet) << 32 | counter & u64::from(u32::MAX))
+    }
+
+    /// Of the counter its low half is known. See [`Near::bump`].
+    fn is_verified(self, counter: u64) -> bool {
+        self.0 as u32 == counter as u32
+    }
+
+    fn quiet(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    fn is_quiet(self, now: u64) -> bool {
+        self.quiet() == Self::ALWAYS || u64::from(self.quiet()) > now >> Self::SHIFT
+    }
+
+    fn with_quiet(self, other: Looks) -> Looks {
+        Looks(u64::from(other.quiet()) << 32 | self.0 & u64::from(u32::MAX))
+    }
+
+    fn with_verified(self, other: Looks) -> Looks {
+        other.with_quiet(self)
+    }
 }
 
 impl<V: Clone> Seat<V> {
     fn new(copy: Arc<Copy<V>>) -> Self {
-        Seat {
-            value: copy.value.clone(),
-            quiet_until: AtomicU64::new(copy.quiet_until),
-            verified: AtomicU64::new(copy.stamp),
-            copy,
-        }
+        Seat { value: copy.value.clone(), looks: AtomicU64::new(Looks::new(copy.quiet_until, copy.stamp).0), copy }
+    }
+}
+
+impl<V> Seat<V> {
+    fn looks(&self) -> Looks {
+        Looks(self.looks.load(Ordering::Acquire))
+    }
+
+    fn change(&self, change: impl Fn(Looks) -> Looks) {
+        // That it failed would be to have nothing to change it to.
+        let _ = self.looks.fetch_update(Ordering::AcqRel, Ordering::Acquire, |looks| Some(change(Looks(looks)).0));
     }
 
     /// The value, for weighers.
@@ -132,12 +176,7 @@ impl<V: Clone> Seat<V> {
 /// For the cache's own sake, where it hands values out; nothing here does.
 impl<V: Clone> Clone for Seat<V> {
     fn clone(&self) -> Self {
-        Seat {
-            value: self.value.clone(),
-            quiet_until: AtomicU64::new(self.quiet_until.load(Ordering::Acquire)),
-            verified: AtomicU64::new(self.verified.load(Ordering::Acquire)),
-            copy: self.copy.clone(),
-        }
+        Seat { value: self.value.clone(), looks: AtomicU64::new(self.looks().0), copy: self.copy.clone() }
     }
 }
 
@@ -282,6 +321,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         self.trusted_until.store(self.now() + left.as_millis() as u64, Ordering::Release);
     }
 
+    /// Whether this process hears what others invalidate. To be asked before the copy is looked at.
+    pub(crate) fn is_trusted(&self) -> bool {
+        let until = self.trusted_until.load(Ordering::Acquire);
+        until == NEVER || until > self.now()
+    }
+
     pub(crate) fn hash(&self, key: &K) -> u64 {
         self.hasher.hash_one(key)
     }
@@ -296,12 +341,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         // Before anything else: it is extended after what was announced has been done.
         let trusted_until = self.trusted_until.load(Ordering::Acquire);
         let quiet = self.cache.read(key, |seat, now| {
-            if seat.verified.load(Ordering::Acquire) != self.counter.load(Ordering::Acquire) {
+            let looks = seat.looks();
+            if !looks.is_verified(self.counter.load(Ordering::Acquire)) {
                 return None;
             }
-            let until = seat.quiet_until.load(Ordering::Acquire).min(trusted_until);
-            if until != NEVER && until <= (if now == 0 { self.now() } else { now }) {
-                return None;
+            if looks.quiet() != Looks::ALWAYS || trusted_until != NEVER {
+                let now = if now == 0 { self.now() } else { now };
+                if !looks.is_quiet(now) || trusted_until <= now {
+                    return None;
+                }
             }
             Some((seat.value.clone(), also(&seat.copy)))
         });
@@ -328,20 +376,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
 
     /// The copy of a key, if nothing has reached it, and when it ends or ended.
     pub(crate) fn look(&self, key: &K) -> Option<(Arc<Copy<V>>, u64)> {
-        let trusted_until = self.trusted_until.load(Ordering::Acquire);
-        if trusted_until != NEVER && trusted_until <= self.now() {
+        if !self.is_trusted() {
             return None;
         }
         let counter = self.counter.load(Ordering::Acquire);
-        let (copy, verified) =
-            self.cache.peek_with(key, |seat| (seat.copy.clone(), seat.verified.load(Ordering::Acquire)))?;
-        // Written down, so that the next reader need not look it up.
-        let verify = |seat: &Seat<V>| {
-            if Arc::ptr_eq(&seat.copy, &copy) {
-                seat.verified.fetch_max(counter, Ordering::AcqRel);
-            }
-        };
-        if verified != counter {
+        let (copy, looks) = self.cache.peek_with(key, |seat| (seat.copy.clone(), seat.looks()))?;
+        if !looks.is_verified(counter) {
+            // Written down, so that the next reader need not look it up; not over what somebody has seen later.
+            let verified = Looks::new(0, counter);
+            let verify = |seat: &Seat<V>| {
+                if Arc::ptr_eq(&seat.copy, &copy) {
+                    let is_older = |now: Looks| (counter as u32).wrapping_sub(now.0 as u32) < 1 << 31;
+                    seat.change(|now| if is_older(now) { now.with_verified(verified) } else { now });
+                }
+            };
             match self.groups.read().reached(&key.text(), &copy.tags, copy.stamp) {
                 Reached::Superseded => return None,
                 Reached::Untouched => {
@@ -351,7 +399,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
                     copy.fresh_until.fetch_min(at, Ordering::AcqRel);
                     self.cache.peek_with(key, |seat| {
                         if Arc::ptr_eq(&seat.copy, &copy) {
-                            seat.quiet_until.store(0, Ordering::Release);
+                            seat.change(|looks| looks.with_quiet(Looks::new(0, 0)));
                         }
                         verify(seat);
                     });
@@ -410,7 +458,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         let _fence = self.fence(key).lock();
         self.cache.peek_with(key, |seat| {
             if Arc::ptr_eq(&seat.copy, copy) && copy.fresh_until() == told {
-                seat.quiet_until.fetch_max(quiet_until, Ordering::AcqRel);
+                let longer = Looks::new(quiet_until, 0);
+                seat.change(|looks| if looks.quiet() < longer.quiet() { looks.with_quiet(longer) } else { looks });
             }
         });
     }
@@ -424,7 +473,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
             fence.soft_at = now;
             self.cache.peek_with(key, |seat| {
                 seat.copy.fresh_until.fetch_min(now, Ordering::AcqRel);
-                seat.quiet_until.store(0, Ordering::Release);
+                seat.change(|looks| looks.with_quiet(Looks::new(0, 0)));
             });
         } else {
             fence.hard = fence.moved;
@@ -438,6 +487,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         let mut groups = self.groups.write();
         let counter = groups.bump(group, soft, now);
         self.counter.store(counter, Ordering::Release);
+        // Seats have the low half of the counter: none may be so old that it could be taken for a later one.
+        if counter.is_multiple_of(1 << 31) {
+            self.cache.invalidate_all();
+        }
     }
 }
 

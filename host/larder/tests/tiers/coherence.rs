@@ -140,8 +140,8 @@ struct Duties {
 
 const ALL: Duties = Duties { fences: true, tells: true };
 
-/// One run: what was checked, and what was stale.
-fn run(seed: u64, write: &str, flight: &str, duties: Duties) -> Tally {
+/// One run: what was checked, and what was stale. `own`: each process has a far tier of its own, too, such as a disk.
+fn run(seed: u64, write: &str, flight: &str, own: bool, duties: Duties) -> Tally {
     let operations = 120;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
@@ -153,16 +153,19 @@ fn run(seed: u64, write: &str, flight: &str, duties: Duties) -> Tally {
         let processes: Vec<Tiered<u64, u64>> = (0..3)
             .map(|i| {
                 let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes);
-                Tiered::builder()
-                    .keyspace("k")
-                    .max_capacity(32)
-                    .policy(Policy::builtin("fifo").unwrap())
-                    .far(Network {
-                        tier: far.clone(),
-                        random: random.clone(),
-                        alive: Alive::new(),
-                        fences: duties.fences,
-                    })
+                let reach = |tier: Arc<MemoryTier>| Network {
+                    tier,
+                    random: random.clone(),
+                    alive: Alive::new(),
+                    fences: duties.fences,
+                };
+                let mut builder =
+                    Tiered::builder().keyspace("k").max_capacity(32).policy(Policy::builtin("fifo").unwrap());
+                if own {
+                    builder = builder.far(reach(Arc::new(MemoryTier::new(64).unwrap().unshared())));
+                }
+                builder
+                    .far(reach(far.clone()))
                     .codec(Codec::new(|value: &u64| value.to_le_bytes().to_vec(), number))
                     .source(database.clone())
                     .bus(bus.clone())
@@ -279,7 +282,7 @@ fn number_of(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
 }
 
-fn check(write: &str, flight: &str) {
+fn check(write: &str, flight: &str, own: bool) {
     // Compiled once, not for each seed.
     let _modules = (Patterns::builtin().load().unwrap(), Policy::builtin("fifo").unwrap().load().unwrap());
     let seeds = match number_of("LARDER_SEED") {
@@ -289,7 +292,7 @@ fn check(write: &str, flight: &str) {
     let mut all = Tally::default();
     let count = seeds.end - seeds.start;
     for seed in seeds {
-        let tally = run(seed, write, flight, ALL);
+        let tally = run(seed, write, flight, own, ALL);
         assert!(
             tally.stale.is_empty(),
             "{write}, {flight}: {:?}; again with LARDER_SEED={seed} cargo test -p larder --test tiers coherence",
@@ -308,29 +311,34 @@ fn check(write: &str, flight: &str) {
 
 #[test]
 fn write_and_invalidate() {
-    check("write-invalidate", "process");
+    check("write-invalidate", "process", false);
 }
 
 #[test]
 fn write_through() {
-    check("write-through", "process");
+    check("write-through", "process", false);
 }
 
 #[test]
 fn write_and_invalidate_with_one_load_in_the_fleet() {
-    check("write-invalidate", "fleet");
+    check("write-invalidate", "fleet", false);
 }
 
 #[test]
 fn write_and_invalidate_with_each_its_own_load() {
-    check("write-invalidate", "none");
+    check("write-invalidate", "none", false);
+}
+
+#[test]
+fn write_and_invalidate_with_a_tier_of_its_own() {
+    check("write-invalidate", "process", true);
 }
 
 /// Takes one thing away each, and stale reads appear.
 #[test]
 fn the_runs_find_what_is_broken() {
     let _modules = (Patterns::builtin().load().unwrap(), Policy::builtin("fifo").unwrap().load().unwrap());
-    let finds = |duties| (0..200).any(|seed| !run(seed, "write-through", "process", duties).stale.is_empty());
+    let finds = |duties| (0..200).any(|seed| !run(seed, "write-through", "process", false, duties).stale.is_empty());
     assert!(finds(Duties { fences: false, ..ALL }), "a tier that does not fence");
     assert!(finds(Duties { tells: false, ..ALL }), "a bus that says that all have heard when none has");
 }

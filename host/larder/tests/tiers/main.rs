@@ -6,6 +6,8 @@ mod world;
 
 mod coherence;
 mod containment;
+#[cfg(feature = "disk")]
+mod disk;
 #[cfg(feature = "journal")]
 mod journal;
 #[cfg(all(feature = "journal", unix))]

@@ -147,6 +147,9 @@ impl Tier for Network {
     fn summary(&self) -> String {
         "a bad network".into()
     }
+    fn is_shared(&self) -> bool {
+        self.tier.is_shared()
+    }
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Looked, TierError>> {
         let key = key.to_string();
         self.call(move |tier| Box::pin(async move { tier.get(&key).await }))

@@ -1,0 +1,333 @@
+//! The file of a disk tier, over redb.
+//!
+//! Four tables: copies by their numbers, what is said of each (read whole when the file is opened, so that copies need not be), groups
+//! with their versions, and the file's format, the last moment and the groups' counter. A commit is one transaction of
+//! redb's. A copy has its key before its envelope, which has a checksum: what lies at a wrong number is seen.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use redb::{
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError,
+};
+
+use super::DiskSetupError;
+use crate::tiered::envelope::Envelope;
+use crate::tiered::groups::Version;
+use crate::tiered::{Group, TierError};
+
+const COPIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("larder-disk-copies");
+/// Of each copy: when it ends, when its freshness was ended, the bytes that it counts for, its key.
+const DESCRIBED: TableDefinition<'_, u64, (u64, u64, u32, &str)> = TableDefinition::new("larder-disk-described");
+/// Hard, soft, and when that was, by `p` and a prefix or `t` and a tag.
+const GROUPS: TableDefinition<'_, &str, (u64, u64, u64)> = TableDefinition::new("larder-disk-groups");
+const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("larder-disk");
+
+const FORMAT: u64 = 1;
+
+/// The pages that redb keeps in memory.
+const PAGES: usize = 16 << 20;
+
+/// What is said of a copy.
+#[derive(Clone, Debug)]
+pub(super) struct Described {
+    pub(super) key: Arc<str>,
+    pub(super) ends_at: u64,
+    pub(super) ended_at: u64,
+    pub(super) bytes: u32,
+}
+
+/// What a commit does.
+pub(super) enum Change {
+    Put(u64, Described, Arc<[u8]>),
+    /// Its freshness was ended then.
+    End(u64, u64),
+    Remove(u64),
+    /// What is said of groups; `instead` of all that was.
+    Groups {
+        said: Vec<(Group, Version)>,
+        counter: u64,
+        instead: bool,
+    },
+}
+
+/// What a file has.
+pub(super) struct Contents {
+    pub(super) rows: Vec<(u64, Described)>,
+    pub(super) groups: Vec<(Group, Version)>,
+    pub(super) counter: u64,
+    /// The last moment that it was told.
+    pub(super) moment: u64,
+}
+
+fn name_of(group: &Group) -> String {
+    match group {
+        Group::Prefix(prefix) => format!("p{prefix}"),
+        Group::Tag(tag) => format!("t{tag}"),
+    }
+}
+
+fn group_named(name: &str) -> Option<Group> {
+    match name.split_at_checked(1)? {
+        ("p", prefix) => Some(Group::Prefix(prefix.into())),
+        ("t", tag) => Some(Group::Tag(tag.into())),
+        _ => None,
+    }
+}
+
+/// A copy as it is written.
+pub(super) fn encode(key: &str, envelope: &Envelope) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(4 + key.len());
+    bytes.extend_from_slice(&u32::try_from(key.len()).unwrap_or(u32::MAX).to_be_bytes());
+    bytes.extend_from_slice(key.as_bytes());
+    bytes.extend_from_slice(&envelope.encode());
+    bytes
+}
+
+/// The envelope of this key.
+pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<Envelope, String> {
+    let (length, rest) = bytes.split_first_chunk::<4>().ok_or("it is too short")?;
+    let length = u32::from_be_bytes(*length) as usize;
+    let (name, envelope) = rest.split_at_checked(length).ok_or("its key is longer than the whole")?;
+    if name != key.as_bytes() {
+        return Err("it is another key's".into());
+    }
+    Envelope::decode(envelope).map_err(|error| error.to_string())
+}
+
+pub(super) struct File {
+    path: PathBuf,
+    open: Mutex<Open>,
+}
+
+struct Open {
+    /// None after an error: redb takes no more commits then until it is opened again.
+    database: Option<Arc<Database>>,
+    /// It was opened again, and may have copies that nobody knows.
+    unswept: bool,
+}
+
+impl File {
+    /// Opens the file, or makes it, or sets it aside and makes another; with what is in it.
+    pub(super) fn open(path: &Path) -> Result<(File, Contents), DiskSetupError> {
+        let opened = open_database(path).and_then(|database| Ok((contents(&database, path)?, database)));
+        let (contents, database) = match opened {
+            Ok(opened) => opened,
+            Err(Unopened::Refused(error)) => return Err(error),
+            Err(Unopened::Damaged(what)) => {
+                let aside = path.with_added_extension("damaged");
+                tracing::warn!(path = %path.display(), aside = %aside.display(), what, "a disk tier is damaged, and begins anew");
+                std::fs::rename(path, &aside).map_err(|error| io(path, &error))?;
+                let again = |unopened| match unopened {
+                    Unopened::Refused(error) => error,
+                    Unopened::Damaged(what) => DiskSetupError::Io { path: path.to_path_buf(), reason: what },
+                };
+                let database = open_database(path).map_err(again)?;
+                (self::contents(&database, path).map_err(again)?, database)
+            }
+        };
+        let open = Open { database: Some(Arc::new(database)), unswept: false };
+        Ok((File { path: path.to_path_buf(), open: Mutex::new(open) }, contents))
+    }
+
+    fn database(open: &mut Open, path: &Path) -> Result<Arc<Database>, String> {
+        if let Some(database) = &open.database {
+            return Ok(database.clone());
+        }
+        let database = Arc::new(builder().open(path).map_err(|error| error.to_string())?);
+        (open.database, open.unswept) = (Some(database.clone()), true);
+        Ok(database)
+    }
+
+    /// The copies with these numbers.
+    pub(super) fn read(&self, numbers: &[u64]) -> Result<Vec<Option<Vec<u8>>>, TierError> {
+        let database = Self::database(&mut self.open.lock(), &self.path).map_err(TierError::Unavailable)?;
+        let read = || -> Result<_, redb::Error> {
+            let copies = database.begin_read()?.open_table(COPIES)?;
+            let read_one = |number: &u64| Ok(copies.get(number)?.map(|bytes| bytes.value().to_vec()));
+            numbers.iter().map(read_one).collect()
+        };
+        read().map_err(|error| TierError::Unavailable(error.to_string()))
+    }
+
+    /// Carries changes out, all or none. `live`: the numbers that memory knows, asked for where the file had to be opened again.
+    pub(super) fn commit(
+        &self,
+        changes: &[Change],
+        moment: u64,
+        sync: bool,
+        live: &dyn Fn() -> HashSet<u64>,
+    ) -> Result<(), String> {
+        let mut open = self.open.lock();
+        let database = Self::database(&mut open, &self.path)?;
+        let sweep = open.unswept.then(live);
+        match write(&database, changes, moment, sync, sweep.as_ref()) {
+            Ok(()) => {
+                open.unswept = false;
+                Ok(())
+            }
+            Err(error) => {
+                open.database = None;
+                Err(error.to_string())
+            }
+        }
+    }
+}
+
+fn write(
+    database: &Database,
+    changes: &[Change],
+    moment: u64,
+    sync: bool,
+    sweep: Option<&HashSet<u64>>,
+) -> Result<(), redb::Error> {
+    let mut writing = database.begin_write()?;
+    if !sync && sweep.is_none() {
+        writing.set_durability(Durability::None)?;
+    }
+    {
+        let mut copies = writing.open_table(COPIES)?;
+        let mut described = writing.open_table(DESCRIBED)?;
+        let mut about = writing.open_table(ABOUT)?;
+        about.insert("moment", moment)?;
+        if let Some(live) = sweep {
+            let unknown = |number: &u64| !live.contains(number);
+            let numbers: Result<Vec<_>, StorageError> =
+                described.iter()?.map(|row| row.map(|(number, _)| number.value())).collect();
+            for number in numbers?.into_iter().filter(unknown) {
+                copies.remove(number)?;
+                described.remove(number)?;
+            }
+        }
+        for change in changes {
+            match change {
+                Change::Put(number, Described { key, ends_at, ended_at, bytes: weight }, bytes) => {
+                    copies.insert(number, &**bytes)?;
+                    described.insert(number, (*ends_at, *ended_at, *weight, &**key))?;
+                }
+                Change::End(number, at) => {
+                    let found = described.get(number)?.map(|row| {
+                        let (ends_at, _, weight, key) = row.value();
+                        (ends_at, weight, key.to_string())
+                    });
+                    if let Some((ends_at, weight, key)) = found {
+                        described.insert(number, (ends_at, *at, weight, &*key))?;
+                    }
+                }
+                Change::Remove(number) => {
+                    copies.remove(number)?;
+                    described.remove(number)?;
+                }
+                Change::Groups { said, counter, instead } => {
+                    if *instead {
+                        writing.delete_table(GROUPS)?;
+                    }
+                    let mut groups = writing.open_table(GROUPS)?;
+                    for (group, Version { hard, soft, soft_at }) in said {
+                        groups.insert(&*name_of(group), (*hard, *soft, *soft_at))?;
+                    }
+                    about.insert("counter", counter)?;
+                }
+            }
+        }
+    }
+    writing.commit()?;
+    Ok(())
+}
+
+/// Why a file was not opened.
+enum Unopened {
+    Refused(DiskSetupError),
+    Damaged(String),
+}
+
+fn io(path: &Path, error: &dyn std::fmt::Display) -> DiskSetupError {
+    DiskSetupError::Io { path: path.to_path_buf(), reason: error.to_string() }
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(PAGES);
+    builder
+}
+
+/// How redb's files begin.
+const MAGIC: &[u8] = b"redb";
+
+fn open_database(path: &Path) -> Result<Database, Unopened> {
+    let error = match builder().create(path) {
+        Ok(database) => return Ok(database),
+        Err(error) => error,
+    };
+    Err(match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            Unopened::Refused(DiskSetupError::InUse(path.to_path_buf()))
+        }
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData => {
+            Unopened::Refused(io(path, &error))
+        }
+        other => {
+            // Somebody else's file is left alone.
+            let begins = std::fs::read(path).unwrap_or_default();
+            if begins.starts_with(MAGIC) {
+                Unopened::Damaged(other.to_string())
+            } else {
+                Unopened::Refused(DiskSetupError::NotADiskTier(path.to_path_buf()))
+            }
+        }
+    })
+}
+
+fn contents(database: &Database, path: &Path) -> Result<Contents, Unopened> {
+    let failed = |error: redb::Error| match error {
+        redb::Error::Io(error) => Unopened::Refused(io(path, &error)),
+        other => Unopened::Damaged(other.to_string()),
+    };
+    let reading = database.begin_read().map_err(|error| failed(error.into()))?;
+    let about = match reading.open_table(ABOUT) {
+        Ok(about) => about,
+        Err(TableError::TableDoesNotExist(_)) => {
+            let tables = reading.list_tables().map_err(|error| failed(error.into()))?.count();
+            return match tables {
+                0 => make(database).map_err(failed),
+                _ => Err(Unopened::Refused(DiskSetupError::NotADiskTier(path.to_path_buf()))),
+            };
+        }
+        Err(error) => return Err(failed(error.into())),
+    };
+    let read = || -> Result<Contents, redb::Error> {
+        let say = |what: &str| Ok::<_, redb::Error>(about.get(what)?.map_or(0, |value| value.value()));
+        let mut contents =
+            Contents { rows: Vec::new(), groups: Vec::new(), counter: say("counter")?, moment: say("moment")? };
+        for row in reading.open_table(DESCRIBED)?.iter()? {
+            let (number, row) = row?;
+            let (ends_at, ended_at, bytes, key) = row.value();
+            contents.rows.push((number.value(), Described { key: key.into(), ends_at, ended_at, bytes }));
+        }
+        for group in reading.open_table(GROUPS)?.iter()? {
+            let (name, versions) = group?;
+            let (hard, soft, soft_at) = versions.value();
+            let version = Version { hard, soft, soft_at };
+            contents.groups.extend(group_named(name.value()).map(|group| (group, version)));
+        }
+        Ok(contents)
+    };
+    let format = about.get("format").map_err(|error| failed(error.into()))?.map_or(0, |value| value.value());
+    if format > FORMAT {
+        let path = path.to_path_buf();
+        return Err(Unopened::Refused(DiskSetupError::Newer { path, found: format, known: FORMAT }));
+    }
+    read().map_err(failed)
+}
+
+fn make(database: &Database) -> Result<Contents, redb::Error> {
+    let writing = database.begin_write()?;
+    writing.open_table(ABOUT)?.insert("format", FORMAT)?;
+    writing.open_table(COPIES)?;
+    writing.open_table(DESCRIBED)?;
+    writing.open_table(GROUPS)?;
+    writing.commit()?;
+    Ok(Contents { rows: Vec::new(), groups: Vec::new(), counter: 0, moment: 0 })
+}
