@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
-use larder::tiered::{FarCopy, Group, JournalError, Logged, Tier, TierError, Tiered};
+use larder::tiered::{DiskSetupError, FarCopy, Group, JournalError, Logged, Tier, TierError, Tiered};
 use larder::{Config, ConfigError, Stores};
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -385,6 +385,19 @@ async fn examine(path: &Path) -> Vec<Finding> {
                 Err(error) => Err(error.to_string()),
             },
         );
+    }
+    for (name, path) in config.disk_tiers() {
+        // Not made by looking.
+        if !path.exists() {
+            found(format!("tier {name}"), Ok(format!("{} is not there yet", path.display())));
+            continue;
+        }
+        let result = match config.open_disk(name).await {
+            Ok(tier) => Ok(format!("{}: {} copies; no service has it open", tier.summary(), tier.entry_count())),
+            Err(ConfigError::Disk { source: DiskSetupError::InUse(_), .. }) => Ok("a service has it open".into()),
+            Err(error) => Err(error.to_string()),
+        };
+        found(format!("tier {name}"), result);
     }
     let stores = match config.for_operators().open().await {
         Ok(stores) => stores,

@@ -115,6 +115,15 @@ pub enum ConfigError {
     /// The journal cannot be had.
     #[error("journal: {0}")]
     Journal(#[from] JournalError),
+    /// A disk tier cannot be had.
+    #[cfg(feature = "disk")]
+    #[error("{setting}: {source}")]
+    Disk {
+        /// Which: the path of its tables.
+        setting: String,
+        /// Why, and what to do.
+        source: crate::tiered::DiskSetupError,
+    },
     /// A setting is wrong.
     #[error("{setting}: {message}")]
     Setting {
@@ -675,17 +684,42 @@ impl Config {
         }
         #[cfg(feature = "disk")]
         if let Some(path) = &table.disk {
-            let mut tier = DiskTier::builder(self.path(path));
-            if let Some(bytes) = table.max_bytes {
-                tier = tier.max_bytes(bytes);
-            }
-            if let Some(policy) = &table.policy {
-                tier = tier.policy(self.policy(policy).map_err(|error| wrong(format!("{place}.policy"), error))?);
-            }
-            let tier = most.into_iter().fold(tier, |tier, most| tier.max_value_bytes(most));
-            return Ok(Arc::new(tier.open().await.map_err(|error| wrong(place, error))?));
+            return Ok(Arc::new(self.open_disk_of(place, path, table).await?));
         }
         Err(lacking(place, table.kind(place)?.trim_end_matches("-cluster")))
+    }
+
+    /// The tiers that lie on disk, with their files: each is one process's own.
+    pub fn disk_tiers(&self) -> impl Iterator<Item = (&str, PathBuf)> {
+        self.tier.iter().filter_map(|(name, table)| Some((name.as_str(), self.path(table.disk.as_ref()?))))
+    }
+
+    /// Opens a disk tier, and nothing else.
+    ///
+    /// # Errors
+    /// There is none of this name, a process has it open, or what lies there is none.
+    #[cfg(feature = "disk")]
+    pub async fn open_disk(&self, name: &str) -> Result<DiskTier, ConfigError> {
+        let place = format!("tier.{name}");
+        let table = known(&place, name, "tier", &self.tier)?;
+        let path = table.disk.as_ref().ok_or_else(|| wrong(&place, "it does not lie on disk"))?;
+        self.open_disk_of(&place, path, table).await
+    }
+
+    #[cfg(feature = "disk")]
+    async fn open_disk_of(&self, place: &str, path: &Path, table: &TierTable) -> Result<DiskTier, ConfigError> {
+        let mut tier = DiskTier::builder(self.path(path));
+        if let Some(bytes) = table.max_bytes {
+            tier = tier.max_bytes(bytes);
+        }
+        if let Some(policy) = &table.policy {
+            tier = tier.policy(self.policy(policy).map_err(|error| wrong(format!("{place}.policy"), error))?);
+        }
+        if let Some(bytes) = table.max_value {
+            tier = tier.max_value_bytes(usize::try_from(bytes).unwrap_or(usize::MAX));
+        }
+        let failed = |source| ConfigError::Disk { setting: place.into(), source };
+        tier.open().await.map_err(failed)
     }
 
     /// Whether there is a journal.
@@ -1076,6 +1110,31 @@ mod tests {
         Config::from_toml(text).expect_err(text).to_string()
     }
 
+    #[cfg(feature = "disk")]
+    #[tokio::test]
+    async fn a_tier_on_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("shop.toml");
+        let text = "[tier.own]\ndisk = 'words.cache'\nmax-bytes = '8MiB'\nmax-value = 100\npolicy = 'lru'\n\
+                    [keyspace.words]\ncapacity = 10\ntiers = ['own']";
+        std::fs::write(&file, text).unwrap();
+        let config = Config::read(&file).unwrap();
+        let stores = config.open().await.unwrap();
+        let words = stores.keyspace::<String, String>("words").unwrap().build().unwrap();
+        words.insert("a".into(), "b".to_string()).await.unwrap();
+        let (_, disk) = stores.tiers_of("words").next().unwrap();
+        assert!(disk.get("words:a").await.unwrap().copy.is_some() && !disk.is_shared());
+        assert!(disk.summary().starts_with("8 MiB on disk"), "{}", disk.summary());
+        // Beside the service, which has it open.
+        let found: Vec<_> = config.disk_tiers().collect();
+        assert_eq!(found, [("own", directory.path().join("words.cache"))]);
+        let refused = config.open_disk("own").await.unwrap_err().to_string();
+        assert!(refused.contains("tier.own") && refused.contains("in use"), "{refused}");
+        assert!(config.for_operators().open().await.is_ok(), "operators leave it alone");
+        let wrong = Config::from_toml("[tier.own]\ndisk = 'a'\nprefix = 'b'").unwrap_err().to_string();
+        assert!(wrong.contains("tier.own.prefix") && wrong.contains("leave it out"), "{wrong}");
+    }
+
     #[test]
     fn times_in_rules_are_milliseconds() {
         let rules = Config::from_toml(SHOP).unwrap().rules("products").unwrap();
@@ -1142,6 +1201,7 @@ mod tests {
         let copy = far.get("words:a").await.unwrap().copy.unwrap();
         assert_eq!(copy.value.as_deref(), Some(&b"\"b\""[..]));
         assert!(copy.fresh_ms > 50_000 && copy.fresh_ms <= 60_000);
+        assert!(!far.is_shared(), "no other process has this memory");
         let unknown = stores.keyspace::<String, String>("wods").unwrap_err().to_string();
         assert!(unknown.contains("did you mean `words`?"), "{unknown}");
         // A rule that the module does not know is refused by it, with the nearest name.
