@@ -1,9 +1,10 @@
 /**
- * Transpiles the built-in policies into `dist/`.
+ * Transpiles the built-in modules into `dist/`.
  *
  * The components are those that the Rust host embeds: the same cargo command, profile and target directory as
- * `host/larder/build.rs`, so that nothing is built twice. jco's JavaScript depends on the world and not on the policy:
- * one file, `policy.js`, serves all of them, and what a policy adds is one core module, `NAME.wasm`.
+ * `host/larder/build.rs`, so that nothing is built twice. jco's JavaScript depends on the world and not on the module:
+ * one file, `policy.js`, serves all policies, another, `patterns.js`, the modules of that role; and what a module adds is one
+ * core module, `NAME.wasm`.
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -26,6 +27,13 @@ function cargo(...args) {
   return stdout;
 }
 
+/** A component has the names of what it exports in plain text. */
+function roleOf(name, bytes) {
+  if (bytes.includes('larder:policy/eviction@')) return 'policy';
+  if (bytes.includes('larder:policy/patterns@')) return 'patterns';
+  throw new Error(`\`${name}\` has no role that is known here`);
+}
+
 const { target_directory: target } = JSON.parse(cargo('metadata', '--format-version', '1', '--no-deps'));
 const messages = cargo(
   ...['build', '--quiet', '--package', 'larder-modules', '--features', 'components', '--examples'],
@@ -38,8 +46,7 @@ const components = messages
   .map((line) => JSON.parse(line))
   .filter(({ reason, target }) => reason === 'compiler-artifact' && target.kind[0] === 'example')
   .map(({ target, filenames }) => ({ name: target.name, file: filenames.find((file) => file.endsWith('.wasm')) }))
-  // Other roles than eviction have no driver here yet. A component has the names of what it exports in plain text.
-  .filter(({ file }) => readFileSync(file).includes('larder:policy/eviction@'))
+  .map(({ name, file }) => ({ name, file, role: roleOf(name, readFileSync(file)) }))
   .sort((a, b) => (a.name < b.name ? -1 : 1));
 if (components.length === 0) throw new Error('cargo built no components: does guest/modules list any [[example]]?');
 
@@ -53,21 +60,22 @@ if (!existsSync(stampFile) || JSON.parse(readFileSync(stampFile)).stamp !== stam
   rmSync(dist, { recursive: true, force: true });
   mkdirSync(dist, { recursive: true });
   const shared = new Map();
-  for (const { name, file } of components) {
-    const options = { name: 'policy', instantiation: 'sync', emitTypescriptDeclarations: true };
+  for (const { name, file, role } of components) {
+    const options = { name: role, instantiation: 'sync', emitTypescriptDeclarations: true };
     const { files, imports } = await transpileBytes(readFileSync(file), options);
     if (imports.length > 0) throw new Error(`\`${name}\` imports ${imports}: a built-in imports nothing`);
     for (const [path, bytes] of Object.entries(files)) {
-      if (path === 'policy.core.wasm') {
+      if (path === `${role}.core.wasm`) {
         writeFileSync(join(dist, `${name}.wasm`), bytes);
       } else if (!shared.has(path)) {
         shared.set(path, bytes);
         mkdirSync(join(dist, path, '..'), { recursive: true });
         writeFileSync(join(dist, path), bytes);
       } else if (Buffer.compare(shared.get(path), bytes) !== 0) {
-        throw new Error(`${path} is another file for \`${name}\`: one can no longer serve all policies`);
+        throw new Error(`${path} is another file for \`${name}\`: one can no longer serve all modules`);
       }
     }
   }
-  writeFileSync(stampFile, JSON.stringify({ stamp, policies: components.map(({ name }) => name) }));
+  const names = (role) => components.filter((component) => component.role === role).map(({ name }) => name);
+  writeFileSync(stampFile, JSON.stringify({ stamp, policies: names('policy'), patterns: names('patterns') }));
 }

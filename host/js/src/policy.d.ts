@@ -54,13 +54,17 @@ export const NEVER: bigint;
 
 /** A call that a policy did not survive. Every later call throws the same. */
 export class PolicyFault extends Error {
-  readonly call: 'open' | 'advance' | 'residents' | 'adopt' | 'learned' | 'recall';
+  readonly call: 'open' | 'advance' | 'residents' | 'adopt' | 'learned' | 'recall' | 'step' | 'step-many';
 }
 
-/** A policy that would not open. */
+/** A policy that would not open, or rules that are not taken. */
 export class PolicyRefusal extends Error {
+  /** The keyspace at fault; none for a policy. */
+  readonly keyspace?: string;
   /** The parameter at fault; empty if it is not one. */
   readonly parameter: string;
+  /** What is wrong and what to do about it. */
+  readonly reason: string;
 }
 
 /** What was compiled; opens as many policies as there are shards. */

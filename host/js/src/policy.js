@@ -9,10 +9,10 @@
  * Everything is synchronous and nothing is compiled here: Workers forbid compiling at run time and hand over compiled
  * modules as imports. Time and randomness are arguments, as in every host.
  */
+import { bytes, start } from './instance.js';
 
 /** The expiry of an entry that does not expire. */
 export const NEVER = 0xffff_ffff_ffff_ffffn;
-
 
 /** A call that a policy did not survive. Its instance is gone: the host goes on without it. */
 export class PolicyFault extends Error {
@@ -23,12 +23,14 @@ export class PolicyFault extends Error {
   }
 }
 
-/** A policy that would not open. */
+/** A policy that would not open, or rules that are not taken. */
 export class PolicyRefusal extends Error {
-  constructor({ parameter, message }) {
-    super(parameter ? `parameter \`${parameter}\`: ${message}` : message);
+  constructor({ keyspace, parameter, message }) {
+    super((keyspace ? `keyspace \`${keyspace}\`: ` : '') + (parameter ? `parameter \`${parameter}\`: ` : '') + message);
     this.name = 'PolicyRefusal';
+    this.keyspace = keyspace;
     this.parameter = parameter;
+    this.reason = message;
   }
 }
 
@@ -47,23 +49,7 @@ export class Module {
   }
 
   #instance() {
-    const memories = [];
-    const component = this.#instantiate(
-      (name) => {
-        const module = this.#core[name];
-        if (!module) throw new Error(`the core module \`${name}\` was not given`);
-        return module;
-      },
-      {},
-      (module, imports) => {
-        const instance = new WebAssembly.Instance(module, imports);
-        for (const item of Object.values(instance.exports)) {
-          if (item instanceof WebAssembly.Memory) memories.push(item);
-        }
-        return instance;
-      },
-    );
-    return { component, memories };
+    return start(this.#instantiate, this.#core);
   }
 
   /** The module's card: name, version, summary, roles, parameters. */
@@ -144,7 +130,7 @@ export class Policy {
 
   /** The bytes of memory that the instance holds. */
   get memory() {
-    return this.#memories.reduce((bytes, memory) => bytes + memory.buffer.byteLength, 0);
+    return bytes(this.#memories);
   }
 
   #call(name, call) {

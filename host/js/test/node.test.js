@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { PolicyRefusal } from '../src/policy.js';
-import { corpus, load, policies } from './modules.js';
+import { PolicyFault, PolicyRefusal } from '../src/policy.js';
+import { corpus, load, loadPatterns, policies, sets } from './modules.js';
+import { replay as replayPatterns } from './replay-patterns.js';
 import { fingerprint, replay } from './replay.js';
 
 for (const name of policies) {
@@ -12,6 +13,38 @@ for (const name of policies) {
     assert.ok(calls > 1000 && victims > 1000, `only ${calls} calls and ${victims} victims`);
   });
 }
+
+for (const set of sets) {
+  test(`${set} decides in Node as recorded`, () => {
+    const module = loadPatterns();
+    assert.equal(module.describe().name, 'patterns');
+    for (const atOnce of [1, 64]) {
+      const { steps } = replayPatterns(module, corpus(set), atOnce);
+      assert.ok(steps > 500, `only ${steps} steps`);
+    }
+  });
+}
+
+test('a wrong step does not pass', () => {
+  const lines = corpus('patterns/read-through').split('\n');
+  const at = lines.findIndex((line) => line.includes('"loaded","fresh",0,["loaded",'));
+  assert.notEqual(at, -1);
+  for (const [recorded, wrong] of [['"loaded","fresh",0,', '"loaded","fresh",1,'], [',["loaded",', ',["held",']]) {
+    const changed = lines.map((line, i) => (i === at ? line.replace(recorded, wrong) : line));
+    for (const atOnce of [1, 64]) {
+      const replays = () => replayPatterns(loadPatterns(), changed.join('\n'), atOnce);
+      assert.throws(replays, new RegExp(`line ${at + 1}: answered`));
+    }
+  }
+});
+
+test('a call that a patterns module does not survive is followed by others', () => {
+  const rules = loadPatterns().open([{ name: 'a', tiers: 1, shared: 0, abilities: { loads: true }, parameters: [] }]);
+  const operation = { keyspace: 0, kind: 'read', target: 'key', traits: {}, cookie: 0n, elapsedMs: 0n };
+  const moment = { now: 0n, random: 7n };
+  assert.throws(() => rules.step(moment, { ...operation, kind: 'dance' }, { tag: 'start' }), PolicyFault);
+  assert.equal(rules.step(moment, operation, { tag: 'start' }).action.tag, 'join');
+});
 
 test('a wrong decision does not pass', () => {
   assert.throws(() => replay(load('fifo'), corpus('lru')), /line \d+: answered/);
@@ -70,6 +103,13 @@ test('a refusal names its parameter', () => {
   assert.throws(open, (error) => error instanceof PolicyRefusal && error.parameter === 'colour');
 });
 
+test('refused rules name their keyspace and parameter', () => {
+  const parameters = [{ name: 'beta', value: { tag: 'number', val: 1 } }];
+  const keyspace = { name: 'prices', tiers: 1, shared: 0, abilities: { loads: true }, parameters };
+  const named = ({ keyspace, parameter }) => keyspace === 'prices' && parameter === 'beta';
+  assert.throws(() => loadPatterns().open([keyspace]), (error) => error instanceof PolicyRefusal && named(error));
+});
+
 test('calls leave no memory behind', () => {
   const policy = load('lru').open({ capacity: 64n, expected: 64 });
   const run = (from, to) => {
@@ -88,4 +128,20 @@ test('calls leave no memory behind', () => {
   const before = policy.memory;
   run(64 * 100, 64 * 20_000);
   assert.equal(policy.memory, before);
+});
+
+test('steps leave no memory behind', () => {
+  const rules = loadPatterns().open([{ name: 'a', tiers: 3, shared: 2, abilities: { loads: true }, parameters: [] }]);
+  const operation = { keyspace: 0, kind: 'read', target: 'key', traits: {}, cookie: 0n, elapsedMs: 0n };
+  const turn = { moment: { now: 0n, random: 7n }, operation, event: { tag: 'start' } };
+  const run = (calls) => {
+    for (let i = 0; i < calls; i += 1) {
+      assert.equal(rules.step(turn.moment, turn.operation, turn.event).action.tag, 'look');
+      assert.equal(rules.stepMany(Array(16).fill(turn)).length, 16);
+    }
+  };
+  run(100);
+  const before = rules.memory;
+  run(5_000);
+  assert.equal(rules.memory, before);
 });

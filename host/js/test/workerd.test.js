@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { policies } from './modules.js';
+import { policies, sets } from './modules.js';
 import { start } from './workerd.js';
 
 let worker;
@@ -14,5 +14,15 @@ for (const name of policies) {
     const report = await worker.get(`/replay/${name}`);
     assert.equal(report.name, name);
     assert.ok(report.calls > 1000 && report.victims > 1000, JSON.stringify(report));
+  });
+}
+
+for (const set of sets) {
+  test(`${set} decides in workerd as recorded`, async () => {
+    for (const atOnce of [1, 64]) {
+      const report = await worker.get(`/steps/${encodeURIComponent(set)}/${atOnce}`);
+      assert.equal(report.name, 'patterns');
+      assert.ok(report.steps > 500, JSON.stringify(report));
+    }
   });
 }

@@ -47,7 +47,7 @@ mod generated {
 
 /// What wasmtime makes of the world `patterns-module`. Nothing in it is long: what a step is told and answers is owned.
 #[allow(missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks)]
-mod generated_patterns {
+pub(crate) mod generated_patterns {
     wasmtime::component::bindgen!({
         path: "wit",
         world: "patterns-module",

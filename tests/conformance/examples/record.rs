@@ -1,11 +1,12 @@
-//! Records the corpus anew: `cargo run --release -p larder-conformance --example record [POLICY…]`.
+//! Records the corpus anew: `cargo run --release -p larder-conformance --example record [POLICY…]`. `patterns` is the module
+//! of that name, recorded from its native twin.
 //!
 //! For when a policy's decisions were changed on purpose. The difference that git shows is what changed.
 
 use std::{error::Error, fs};
 
 use larder::{Policy, Value};
-use larder_conformance::{Call, Setting, component, directory, record};
+use larder_conformance::{Call, Setting, component, directory, patterns, record};
 
 /// Histories with default parameters: the test kit's seeds, and about how many events each has. Chosen so that each
 /// kind of event is there often and a file stays small; a batch of one costs as many bytes as thirty events in another.
@@ -67,6 +68,21 @@ fn main() -> Result<(), Box<dyn Error>> {
         fs::create_dir_all(directory())?;
         fs::write(directory().join(format!("{name}.jsonl")), &lines)?;
         println!("{name}: {} calls, {} KB", lines.lines().count(), lines.len() / 1024);
+    }
+    if asked.is_empty() || asked.iter().any(|one| one == "patterns") {
+        fs::create_dir_all(patterns::directory())?;
+        for set in patterns::record::sets() {
+            let (mut lines, mut steps) = (String::new(), 0);
+            for line in patterns::record::record(&set)? {
+                if let patterns::Line::Run(run) = &line {
+                    steps += run.steps.len();
+                }
+                lines += &serde_json::to_string(&line)?;
+                lines.push('\n');
+            }
+            fs::write(patterns::directory().join(format!("{}.jsonl", set.name)), &lines)?;
+            println!("patterns/{}: {steps} steps, {} KB", set.name, lines.len() / 1024);
+        }
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! One corpus of recorded decisions, replayed under every host: the same module gives the same answers everywhere.
+//! One corpus of recorded decisions, replayed under every host: the same module gives the same answers everywhere. Here is
+//! the role `eviction`; that of `patterns` is in [`patterns`].
 //!
 //! `tests/corpus/NAME.jsonl` holds, for each built-in policy, histories of calls with the answers that the component gave
 //! under the Rust host; `tests/corpus/README.md` has the format. This crate reads, records and replays it. The histories
@@ -8,6 +9,8 @@
 //! The corpus records what crosses the boundary, call by call, and not the requests that led to it: then a host needs
 //! forty lines to replay it and no model of a cache, and what it proves is the contract and nothing else. The price is
 //! that it holds victims' consequences (which slots are free, who is touched) for every policy anew.
+
+pub mod patterns;
 
 use std::{
     cell::RefCell,
@@ -23,7 +26,7 @@ use larder_guest::{
     Batch, Entries, Limits, NEVER, Parameters, Shard, Slot, Value,
     testkit::{Subject, Suite, fingerprint},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// A call and its answer: a line of the corpus.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -177,9 +180,12 @@ pub fn directory() -> PathBuf {
 /// # Errors
 /// A file that cannot be read, or a line that is not a call.
 pub fn read(policy: &str) -> io::Result<Vec<Call>> {
-    let path = directory().join(format!("{policy}.jsonl"));
+    read_lines(&directory().join(format!("{policy}.jsonl")))
+}
+
+fn read_lines<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let text = fs::read_to_string(&path).map_err(named)?;
+    let text = fs::read_to_string(path).map_err(named)?;
     let call = |(i, line)| serde_json::from_str(line).map_err(|error| format!("{}:{}: {error}", path.display(), i + 1));
     text.lines().enumerate().map(call).collect::<Result<_, _>>().map_err(io::Error::other)
 }
@@ -310,15 +316,7 @@ fn owned(entries: &Entries<'_>) -> larder::eviction::Entries {
 /// A name without a twin here, or what the policy says.
 pub fn twin(name: &str, limits: &Limits, parameters: &[(String, Setting)]) -> Result<Box<dyn Subject>, String> {
     fn of<P: larder_guest::Eviction>(limits: &Limits, set: &[(String, Setting)]) -> Result<Box<dyn Subject>, String> {
-        let set = set.iter().map(|(name, value)| {
-            let value = match value {
-                Setting::Flag(yes) => Value::Flag(*yes),
-                Setting::Integer(n) => Value::Integer(*n),
-                Setting::Number(x) => Value::Number(*x),
-                Setting::Text(text) => Value::Text(text.clone()),
-            };
-            (name.clone(), value)
-        });
+        let set = set.iter().map(|(name, value)| (name.clone(), twin_value(value)));
         let parameters = Parameters::of(&P::ABOUT, set).map_err(|refusal| refusal.message)?;
         Ok(Box::new(Twin(Shard::<P>::open(limits, &parameters).map_err(|refusal| refusal.message)?)))
     }
@@ -338,6 +336,15 @@ pub fn twin(name: &str, limits: &Limits, parameters: &[(String, Setting)]) -> Re
         _ => return Err(format!("the built-in `{name}` has no native twin in tests/conformance: add it")),
     };
     open(limits, parameters)
+}
+
+fn twin_value(setting: &Setting) -> Value {
+    match setting {
+        Setting::Flag(yes) => Value::Flag(*yes),
+        Setting::Integer(n) => Value::Integer(*n),
+        Setting::Number(x) => Value::Number(*x),
+        Setting::Text(text) => Value::Text(text.clone()),
+    }
 }
 
 struct Twin<P>(Shard<P>);

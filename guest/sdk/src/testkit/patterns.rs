@@ -124,6 +124,19 @@ impl Suite<'_> {
         Ok(report)
     }
 
+    /// Runs whatever `open` opens through one history; how many steps it took, `None` if its rule was refused.
+    ///
+    /// # Errors
+    /// The violation, with the shortest operation found that shows it; its seed is 0.
+    pub fn run_one(
+        &self,
+        history: &History,
+        mut open: impl FnMut(&Rule) -> Result<Box<dyn Subject>, Closed>,
+    ) -> Result<Option<usize>, Box<Violation>> {
+        host::run(history, &mut open)
+            .map_err(|broken| Box::new(self.explain(history.clone(), broken.clause, 0, &mut open)))
+    }
+
     fn explain(&self, history: History, clause: Clause, seed: u64, open: &mut Open<'_>) -> Violation {
         let same = &mut |history: &History| host::run(history, &mut *open).is_err_and(|broken| broken.clause == clause);
         let history = shrink::shrink(history, self.shrinking_runs, same);

@@ -1,7 +1,9 @@
-//! What adapters promise, as suites that any implementation can be held against: those that are here, and yours.
+//! What adapters promise, as suites that any implementation can be held against: those that are here, and yours. And the
+//! steps of a patterns module, one by one: [`steps`].
 
 mod bus;
 mod source;
+pub mod steps;
 mod tier;
 
 pub use bus::BusSuite;

@@ -198,15 +198,27 @@ impl<'a> Host<'a> {
     }
 
     fn duration(&mut self) -> u64 {
-        [0, 1, 100, 10_000, 100_000, u64::MAX - 1, FOREVER][self.choose(7)]
+        const EDGES: [u64; 7] = [0, 1, 100, 10_000, 100_000, u64::MAX - 1, FOREVER];
+        match EDGES.get(self.choose(12)) {
+            Some(&edge) => edge,
+            // Any below a million; the smaller the choice, the smaller.
+            None => {
+                let most = 1 << self.choose(20);
+                fingerprint(self.choose(1 << 16) as u64) % most + 1
+            }
+        }
     }
 
     fn facts(&mut self, tier: u8) -> Facts {
+        // Half of them have ended, and half of those are for need only: that is where modules go wrong.
+        let ended = self.choose(4);
+        let mut unless = |is_over| if is_over { 0 } else { self.duration() };
+        let (fresh_ms, stale_ms) = (unless(ended >= 2), unless(ended == 3));
         Facts {
             tier,
-            fresh_ms: self.duration(),
+            fresh_ms,
             age_ms: self.duration(),
-            stale_ms: self.duration(),
+            stale_ms,
             rescue_ms: self.duration(),
             early_us: self.duration(),
             cost_us: self.duration(),
@@ -242,7 +254,7 @@ impl<'a> Host<'a> {
         let random = match self.choose(4) {
             0 => 0,
             1 => u64::MAX,
-            n => fingerprint((self.taken + n) as u64),
+            _ => fingerprint(self.choose(1 << 16) as u64),
         };
         Turn {
             moment: Moment { now: self.now, random },
@@ -309,8 +321,10 @@ impl<'a> Host<'a> {
                         self.loaded = true;
                         Event::Landed
                     }
-                    2 if fleet && tiers & !1 != 0 => {
-                        let found = Facts { fresh_ms: 10_000, ..self.facts((tiers & !1).trailing_zeros() as u8) };
+                    // Before it led, the host looked once more: into tier 0, or where the lease is.
+                    2 if !fleet || tiers & !1 != 0 => {
+                        let near = if fleet { 1 } else { 0 };
+                        let found = Facts { fresh_ms: 10_000, ..self.facts((tiers & !near).trailing_zeros() as u8) };
                         self.held = Some(self.held.map_or(found, |held| better(held, found)));
                         Event::Found
                     }
