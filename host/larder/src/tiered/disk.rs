@@ -163,8 +163,9 @@ impl DiskTierBuilder {
 
 /// A tier in a file.
 ///
-/// The file is larger than what it keeps: pages are written anew and not over, so that a crash finds the old ones; expect one and
-/// a half times `max_bytes`, and three times for a moment. In memory each copy takes its key and some 150 bytes.
+/// The file is larger than what it keeps: values lie in whole pages of 4 KiB, and pages are written anew and not over, so that a
+/// crash finds the old ones. Expect four times `max_bytes` with values of a few KiB. In memory each copy takes its key and some
+/// 150 bytes.
 ///
 /// ```
 /// use larder::tiered::{Codec, DiskTier, FromFn, Tiered};
