@@ -450,12 +450,15 @@ impl Shared {
         match scope {
             Scope::Group(group) => {
                 let now = self.now();
-                let before = state.groups.versions().count();
+                let before = state.groups.len();
                 let counter = state.groups.bump(group, soft, now);
                 // Too many became all.
-                let all = state.groups.versions().count() < before;
-                let said: Vec<_> = state.groups.versions().filter(|(other, _)| all || other == group).collect();
-                Some(self.queue(&mut state, vec![Change::Groups { said, counter, instead: all }], true))
+                let instead = state.groups.len() < before;
+                let said = match instead {
+                    true => state.groups.versions().collect(),
+                    false => vec![(group.clone(), state.groups.version_of(group))],
+                };
+                Some(self.queue(&mut state, vec![Change::Groups { said, counter, instead }], true))
             }
             Scope::Keys(keys) => {
                 keys.iter().for_each(|key| state.fences[self.fence(key)] += 1);
@@ -768,7 +771,6 @@ impl Tier for DiskTier {
     }
 
     fn groups(&self) -> BoxFuture<'_, Result<Vec<GroupVersion>, TierError>> {
-        let of = |(group, version): (Group, Version)| GroupVersion { group, hard: version.hard, soft: version.soft };
-        Box::pin(async move { Ok(self.0.state().groups.versions().map(of).collect()) })
+        Box::pin(async { Ok(self.0.state().groups.listed()) })
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 pub use super::groups::Group;
-use super::groups::{Groups, Reached, Version};
+use super::groups::{Groups, Reached};
 use super::near::after;
 use crate::eviction::NEVER;
 use crate::{BuildError, Cache, Clock};
@@ -488,10 +488,6 @@ impl Tier for MemoryTier {
     }
 
     fn groups(&self) -> BoxFuture<'_, Result<Vec<GroupVersion>, TierError>> {
-        Box::pin(async move {
-            let of =
-                |(group, version): (Group, Version)| GroupVersion { group, hard: version.hard, soft: version.soft };
-            Ok(self.state.lock().groups.versions().map(of).collect())
-        })
+        Box::pin(async move { Ok(self.state.lock().groups.listed()) })
     }
 }

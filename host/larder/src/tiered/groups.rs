@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use super::far::GroupVersion;
+
 /// Copies that are invalidated together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -116,6 +118,29 @@ impl Groups {
         let tags = self.tags.iter().map(|(tag, version)| (Group::Tag(tag.clone()), *version));
         let all = (self.all.hard > 0 || self.all.soft > 0).then(|| (Group::Prefix("".into()), self.all));
         prefixes.chain(tags).chain(all)
+    }
+
+    /// The same as operators see them.
+    pub(crate) fn listed(&self) -> Vec<GroupVersion> {
+        let of = |(group, Version { hard, soft, .. })| GroupVersion { group, hard, soft };
+        self.versions().map(of).collect()
+    }
+
+    /// How many groups are remembered, beside all.
+    #[cfg(feature = "disk")]
+    pub(crate) fn len(&self) -> usize {
+        self.prefixes.len() + self.tags.len()
+    }
+
+    /// When a group was invalidated.
+    #[cfg(feature = "disk")]
+    pub(crate) fn version_of(&self, group: &Group) -> Version {
+        let found = match group {
+            Group::Prefix(prefix) if prefix.is_empty() => Some(&self.all),
+            Group::Prefix(prefix) => self.prefixes.get(prefix),
+            Group::Tag(tag) => self.tags.get(tag),
+        };
+        found.copied().unwrap_or_default()
     }
 
     /// What has reached a copy with this stamp.

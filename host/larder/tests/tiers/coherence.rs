@@ -278,17 +278,10 @@ fn run(seed: u64, write: &str, flight: &str, own: bool, duties: Duties) -> Tally
     })
 }
 
-fn number_of(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
-}
-
 fn check(write: &str, flight: &str, own: bool) {
     // Compiled once, not for each seed.
     let _modules = (Patterns::builtin().load().unwrap(), Policy::builtin("fifo").unwrap().load().unwrap());
-    let seeds = match number_of("LARDER_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number_of("LARDER_SEEDS").unwrap_or(500),
-    };
+    let seeds = crate::network::seeds();
     let mut all = Tally::default();
     let count = seeds.end - seeds.start;
     for seed in seeds {

@@ -463,17 +463,10 @@ fn run(seed: u64, modules: &Modules, is_honest: bool) -> Tally {
     })
 }
 
-fn number_of(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
-}
-
 #[test]
 fn nothing_that_was_acknowledged_is_lost_or_out_of_order() {
     let modules = Modules::new();
-    let seeds = match number_of("LARDER_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number_of("LARDER_SEEDS").unwrap_or(500),
-    };
+    let seeds = crate::network::seeds();
     let mut all = Tally::default();
     let count = seeds.end - seeds.start;
     for seed in seeds {

@@ -3,6 +3,7 @@
 
 #![allow(dead_code)] // Each test uses a part.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -64,6 +65,18 @@ impl Random {
 
     pub(crate) async fn while_passes(&self, most: u64) {
         sleep(ms(self.below(most + 1))).await;
+    }
+}
+
+/// The seeds of a test: `LARDER_SEED` alone, or the first `LARDER_SEEDS`, or 500.
+pub(crate) fn seeds() -> Range<u64> {
+    let number_of = |name: &str| -> Option<u64> {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
+    };
+    match number_of("LARDER_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number_of("LARDER_SEEDS").unwrap_or(500),
     }
 }
 
