@@ -30,7 +30,7 @@ use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use self::file::{Change, Described, File};
+use self::file::{Change, Described, File, Place};
 use super::envelope::Envelope;
 use super::far::GroupVersion;
 use super::groups::{Groups, Reached, Version};
@@ -74,6 +74,19 @@ pub enum DiskSetupError {
     Policy(#[from] Box<BuildError>),
 }
 
+/// A disk that a test makes up.
+#[cfg(feature = "testkit")]
+#[doc(hidden)]
+pub trait Medium: Send + Sync + 'static {
+    /// Opens what is there, or makes it.
+    #[allow(clippy::missing_errors_doc)] // As the test has it.
+    fn open(&self, builder: redb::Builder) -> Result<redb::Database, redb::DatabaseError>;
+
+    /// Puts what is there out of the way.
+    #[allow(clippy::missing_errors_doc)] // As above.
+    fn set_aside(&self) -> std::io::Result<()>;
+}
+
 /// Sets a [`DiskTier`] up. From [`DiskTier::builder`].
 #[derive(Debug)]
 #[must_use]
@@ -110,8 +123,20 @@ impl DiskTierBuilder {
     /// # Errors
     /// [`DiskSetupError`], which says what to do.
     pub async fn open(self) -> Result<DiskTier, DiskSetupError> {
+        let place = Place::Path(self.path.clone());
+        self.open_at(place).await
+    }
+
+    /// As [`Self::open`], on a disk that a test makes up; the path is a name for it.
+    #[cfg(feature = "testkit")]
+    #[doc(hidden)]
+    pub async fn open_on(self, medium: Arc<dyn Medium>) -> Result<DiskTier, DiskSetupError> {
+        self.open_at(Place::Medium(medium)).await
+    }
+
+    async fn open_at(self, place: Place) -> Result<DiskTier, DiskSetupError> {
         let path = self.path.clone();
-        let opened = tokio::task::spawn_blocking(move || File::open(&path)).await;
+        let opened = tokio::task::spawn_blocking(move || File::open(place, &path)).await;
         let (file, contents) = opened
             .unwrap_or_else(|panic| Err(DiskSetupError::Io { path: self.path.clone(), reason: panic.to_string() }))?;
         let victims = Arc::new(Victims::default());
@@ -147,6 +172,7 @@ impl DiskTierBuilder {
                 pending: HashMap::default(),
                 limbo: HashSet::default(),
                 all_in_limbo: false,
+                groups_owed: false,
                 last: contents.rows.iter().map(|(number, _)| *number).max().unwrap_or(0),
                 queue: Vec::new(),
                 removals: Vec::new(),
@@ -281,6 +307,9 @@ struct State {
     limbo: HashSet<u64, RandomState>,
     /// A commit failed: it may have one of any key.
     all_in_limbo: bool,
+    /// A commit failed: the file may not know of all groups' invalidations. Copies that were kept since have stamps that say
+    /// they came after these, so the next commit brings the groups, too.
+    groups_owed: bool,
     /// The last number that a copy was given.
     last: u64,
     queue: Vec<Queued>,
@@ -299,6 +328,17 @@ struct Row {
     number: u64,
     /// When a soft invalidation ended its freshness.
     ended_at: u64,
+}
+
+impl State {
+    /// All that is known of groups, if the file is owed it: it has that once the next commit is through.
+    fn owed_groups(&mut self) -> Option<Change> {
+        std::mem::take(&mut self.groups_owed).then(|| Change::Groups {
+            said: self.groups.versions().collect(),
+            counter: self.groups.stamp(),
+            instead: true,
+        })
+    }
 }
 
 /// Waits for its commit.
@@ -567,10 +607,11 @@ impl Drop for Shared {
         // What was kept is there after a restart: nobody else can see to it any more.
         let moment = self.now();
         let state = self.state.get_mut();
-        let removals: Vec<_> = state.removals.drain(..).map(Change::Remove).collect();
-        if state.unsynced > 0 || !removals.is_empty() {
+        let mut changes: Vec<_> = state.removals.drain(..).map(Change::Remove).collect();
+        changes.extend(state.owed_groups());
+        if state.unsynced > 0 || !changes.is_empty() {
             let live = || state.rows.values().map(|row| row.number).collect();
-            if let Err(error) = self.file.commit(&removals, moment, true, &live) {
+            if let Err(error) = self.file.commit(&changes, moment, true, &live) {
                 tracing::warn!(path = %self.path.display(), error, "what a disk tier kept last may be lost");
             }
         }
@@ -638,6 +679,7 @@ impl Committing {
             changes.extend(queued.changes);
             batch.waiting.push(queued.told);
         }
+        changes.extend(state.owed_groups());
         drop(state);
         self.under_way = Some(batch);
         Some(changes)
@@ -660,7 +702,7 @@ impl Committing {
             Err(error) => {
                 tracing::warn!(path = %self.shared.path.display(), error, "a disk tier failed");
                 state.limbo.extend(batch.limbo);
-                state.all_in_limbo = true;
+                (state.all_in_limbo, state.groups_owed) = (true, true);
                 for (number, key) in &batch.puts {
                     if state.rows.get(key).is_some_and(|row| row.number == *number) {
                         state.rows.remove(key);

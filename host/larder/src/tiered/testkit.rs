@@ -6,6 +6,9 @@ mod source;
 pub mod steps;
 mod tier;
 
+#[cfg(feature = "disk")]
+#[doc(hidden)]
+pub use super::disk::Medium;
 pub use bus::BusSuite;
 pub use source::{SourceSuite, carries_out_once};
 pub use tier::TierSuite;

@@ -2,12 +2,16 @@
 
 mod hostile;
 mod network;
+#[cfg(all(feature = "disk", feature = "testkit"))]
+mod platter;
 mod world;
 
 mod coherence;
 mod containment;
 #[cfg(feature = "disk")]
 mod disk;
+#[cfg(all(feature = "disk", feature = "testkit"))]
+mod disk_faults;
 #[cfg(feature = "journal")]
 mod journal;
 #[cfg(all(feature = "journal", unix))]

@@ -97,8 +97,51 @@ pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<Envelope, String> {
     Envelope::decode(envelope).map_err(|error| error.to_string())
 }
 
+/// Where the file is: on a disk; or, in tests of what a disk may do, wherever they say.
+pub(super) enum Place {
+    Path(PathBuf),
+    #[cfg(feature = "testkit")]
+    Medium(Arc<dyn super::Medium>),
+}
+
+impl Place {
+    fn create(&self) -> Result<Database, DatabaseError> {
+        match self {
+            Place::Path(path) => builder().create(path),
+            #[cfg(feature = "testkit")]
+            Place::Medium(medium) => medium.open(builder()),
+        }
+    }
+
+    fn open_again(&self) -> Result<Database, DatabaseError> {
+        match self {
+            Place::Path(path) => builder().open(path),
+            #[cfg(feature = "testkit")]
+            Place::Medium(medium) => medium.open(builder()),
+        }
+    }
+
+    /// The bytes that it begins with.
+    fn begins(&self) -> Vec<u8> {
+        match self {
+            Place::Path(path) => std::fs::read(path).unwrap_or_default(),
+            #[cfg(feature = "testkit")]
+            Place::Medium(_) => MAGIC.to_vec(),
+        }
+    }
+
+    /// Puts what is there out of the way.
+    fn set_aside(&self, aside: &Path) -> std::io::Result<()> {
+        match self {
+            Place::Path(path) => std::fs::rename(path, aside),
+            #[cfg(feature = "testkit")]
+            Place::Medium(medium) => medium.set_aside(),
+        }
+    }
+}
+
 pub(super) struct File {
-    path: PathBuf,
+    place: Place,
     open: Mutex<Open>,
 }
 
@@ -110,40 +153,40 @@ struct Open {
 }
 
 impl File {
-    /// Opens the file, or makes it, or sets it aside and makes another; with what is in it.
-    pub(super) fn open(path: &Path) -> Result<(File, Contents), DiskSetupError> {
-        let opened = open_database(path).and_then(|database| Ok((contents(&database, path)?, database)));
+    /// Opens the file, or makes it, or sets it aside and makes another; with what is in it. `path` is for messages.
+    pub(super) fn open(place: Place, path: &Path) -> Result<(File, Contents), DiskSetupError> {
+        let opened = open_database(&place, path).and_then(|database| Ok((contents(&database, path)?, database)));
         let (contents, database) = match opened {
             Ok(opened) => opened,
             Err(Unopened::Refused(error)) => return Err(error),
             Err(Unopened::Damaged(what)) => {
                 let aside = path.with_added_extension("damaged");
                 tracing::warn!(path = %path.display(), aside = %aside.display(), what, "a disk tier is damaged, and begins anew");
-                std::fs::rename(path, &aside).map_err(|error| io(path, &error))?;
+                place.set_aside(&aside).map_err(|error| io(path, &error))?;
                 let again = |unopened| match unopened {
                     Unopened::Refused(error) => error,
                     Unopened::Damaged(what) => DiskSetupError::Io { path: path.to_path_buf(), reason: what },
                 };
-                let database = open_database(path).map_err(again)?;
+                let database = open_database(&place, path).map_err(again)?;
                 (self::contents(&database, path).map_err(again)?, database)
             }
         };
         let open = Open { database: Some(Arc::new(database)), unswept: false };
-        Ok((File { path: path.to_path_buf(), open: Mutex::new(open) }, contents))
+        Ok((File { place, open: Mutex::new(open) }, contents))
     }
 
-    fn database(open: &mut Open, path: &Path) -> Result<Arc<Database>, String> {
+    fn database(&self, open: &mut Open) -> Result<Arc<Database>, String> {
         if let Some(database) = &open.database {
             return Ok(database.clone());
         }
-        let database = Arc::new(builder().open(path).map_err(|error| error.to_string())?);
+        let database = Arc::new(self.place.open_again().map_err(|error| error.to_string())?);
         (open.database, open.unswept) = (Some(database.clone()), true);
         Ok(database)
     }
 
     /// The copies with these numbers.
     pub(super) fn read(&self, numbers: &[u64]) -> Result<Vec<Option<Vec<u8>>>, TierError> {
-        let database = Self::database(&mut self.open.lock(), &self.path).map_err(TierError::Unavailable)?;
+        let database = self.database(&mut self.open.lock()).map_err(TierError::Unavailable)?;
         let read = || -> Result<_, redb::Error> {
             let copies = database.begin_read()?.open_table(COPIES)?;
             let read_one = |number: &u64| Ok(copies.get(number)?.map(|bytes| bytes.value().to_vec()));
@@ -161,7 +204,7 @@ impl File {
         live: &dyn Fn() -> HashSet<u64>,
     ) -> Result<(), String> {
         let mut open = self.open.lock();
-        let database = Self::database(&mut open, &self.path)?;
+        let database = self.database(&mut open)?;
         let sweep = open.unswept.then(live);
         match write(&database, changes, moment, sync, sweep.as_ref()) {
             Ok(()) => {
@@ -256,8 +299,8 @@ fn builder() -> redb::Builder {
 /// How redb's files begin.
 const MAGIC: &[u8] = b"redb";
 
-fn open_database(path: &Path) -> Result<Database, Unopened> {
-    let error = match builder().create(path) {
+fn open_database(place: &Place, path: &Path) -> Result<Database, Unopened> {
+    let error = match place.create() {
         Ok(database) => return Ok(database),
         Err(error) => error,
     };
@@ -270,8 +313,7 @@ fn open_database(path: &Path) -> Result<Database, Unopened> {
         }
         other => {
             // Somebody else's file is left alone.
-            let begins = std::fs::read(path).unwrap_or_default();
-            if begins.starts_with(MAGIC) {
+            if place.begins().starts_with(MAGIC) {
                 Unopened::Damaged(other.to_string())
             } else {
                 Unopened::Refused(DiskSetupError::NotADiskTier(path.to_path_buf()))

@@ -1,0 +1,194 @@
+//! A disk that does what disks do: it fails now and then, writes half of what it was told, forgets at a power cut what was
+//! not synced, in any order and torn at sectors; and where a sync fails it drops what it had not written, and says so once (as
+//! Linux does, whose page cache goes on showing what the disk never got). All by one seed.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use parking_lot::Mutex;
+use redb::StorageBackend;
+
+use crate::network::Random;
+
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+
+/// A change that no sync has brought to the disk.
+#[derive(Debug)]
+enum Unsynced {
+    Written(u64, Vec<u8>),
+    Sized(u64),
+}
+
+#[derive(Debug, Default)]
+struct Bytes {
+    /// As programs see them.
+    cached: Vec<u8>,
+    /// As a power cut leaves them, with some of the unsynced changes.
+    durable: Vec<u8>,
+    unsynced: Vec<Unsynced>,
+    /// How often the machine was started.
+    run: u64,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Platter {
+    bytes: Mutex<Bytes>,
+    random: Random,
+    /// One call in so many fails; 0: none.
+    fails: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) set_aside: AtomicU64,
+}
+
+fn apply(bytes: &mut Vec<u8>, change: &Unsynced) {
+    match change {
+        Unsynced::Written(at, data) => {
+            let at = *at as usize;
+            // A write beyond the end makes the file longer.
+            if bytes.len() < at + data.len() {
+                bytes.resize(at + data.len(), 0);
+            }
+            bytes[at..at + data.len()].copy_from_slice(data);
+        }
+        Unsynced::Sized(len) => bytes.resize(*len as usize, 0),
+    }
+}
+
+impl Platter {
+    pub(crate) fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Platter {
+            bytes: Mutex::default(),
+            random: Random::new(seed ^ 0xd15c),
+            fails: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            set_aside: AtomicU64::new(0),
+        })
+    }
+
+    /// From now on one call in so many fails; 0: none.
+    pub(crate) fn fail_one_in(&self, calls: u64) {
+        self.fails.store(calls, SeqCst);
+    }
+
+    /// The power is cut, and comes back: of what was not synced, some is there.
+    pub(crate) fn cut_power(&self) {
+        let Bytes { cached, durable, unsynced, run } = &mut *self.bytes.lock();
+        for change in unsynced.drain(..) {
+            match change {
+                _ if self.random.below(2) == 0 => {}
+                Unsynced::Written(at, data) if self.random.below(4) == 0 => {
+                    for (number, sector) in data.chunks(SECTOR).enumerate() {
+                        if self.random.below(2) == 0 {
+                            apply(durable, &Unsynced::Written(at + (number * SECTOR) as u64, sector.to_vec()));
+                        }
+                    }
+                }
+                change => apply(durable, &change),
+            }
+        }
+        cached.clone_from(durable);
+        *run += 1;
+    }
+
+    /// The disk as the machine sees it, until the next power cut.
+    pub(crate) fn attach(self: &Arc<Self>) -> Attached {
+        Attached { platter: self.clone(), run: self.bytes.lock().run }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Attached {
+    platter: Arc<Platter>,
+    run: u64,
+}
+
+impl Attached {
+    fn with<T>(&self, call: impl FnOnce(&mut Bytes) -> io::Result<T>) -> io::Result<T> {
+        let mut bytes = self.platter.bytes.lock();
+        if bytes.run != self.run {
+            return Err(io::Error::other("the power was cut"));
+        }
+        call(&mut bytes)
+    }
+
+    fn luck(&self) -> io::Result<()> {
+        let fails = self.platter.fails.load(SeqCst);
+        if fails > 0 && self.platter.random.below(fails) == 0 {
+            self.platter.failed.fetch_add(1, SeqCst);
+            return Err(io::Error::other("the disk fails"));
+        }
+        Ok(())
+    }
+}
+
+impl StorageBackend for Attached {
+    fn len(&self) -> io::Result<u64> {
+        self.with(|bytes| Ok(bytes.cached.len() as u64))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.with(|bytes| {
+            self.luck()?;
+            let at = offset as usize;
+            let from = bytes.cached.get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+            out.copy_from_slice(from);
+            Ok(())
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.with(|bytes| {
+            self.luck()?;
+            let change = Unsynced::Sized(len);
+            apply(&mut bytes.cached, &change);
+            bytes.unsynced.push(change);
+            Ok(())
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.with(|Bytes { durable, unsynced, .. }| {
+            let luck = self.luck();
+            for change in unsynced.drain(..) {
+                if luck.is_ok() || self.platter.random.below(2) == 0 {
+                    apply(durable, &change);
+                }
+            }
+            luck
+        })
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.with(|bytes| {
+            let luck = self.luck();
+            let written = match luck {
+                Ok(()) => data.len(),
+                Err(_) => self.platter.random.below(data.len() as u64 + 1) as usize,
+            };
+            let change = Unsynced::Written(offset, data[..written].to_vec());
+            apply(&mut bytes.cached, &change);
+            bytes.unsynced.push(change);
+            luck
+        })
+    }
+}
+
+impl larder::tiered::testkit::Medium for Attached {
+    fn open(&self, builder: redb::Builder) -> Result<redb::Database, redb::DatabaseError> {
+        builder.create_with_backend(self.clone())
+    }
+
+    fn set_aside(&self) -> io::Result<()> {
+        self.with(|bytes| {
+            self.platter.set_aside.fetch_add(1, SeqCst);
+            bytes.cached.clear();
+            // Renaming is a matter of the file system's, which keeps its own order.
+            bytes.durable.clear();
+            bytes.unsynced.clear();
+            Ok(())
+        })
+    }
+}
