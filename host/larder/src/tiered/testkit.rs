@@ -2,13 +2,13 @@
 //! steps of a patterns module, one by one: [`steps`].
 
 mod bus;
+#[cfg(any(feature = "disk", feature = "journal"))]
+#[doc(hidden)]
+pub mod platter;
 mod source;
 pub mod steps;
 mod tier;
 
-#[cfg(feature = "disk")]
-#[doc(hidden)]
-pub use super::disk::Medium;
 pub use bus::BusSuite;
 pub use source::{SourceSuite, carries_out_once};
 pub use tier::TierSuite;

@@ -1,14 +1,14 @@
-//! The tier on disk over a disk that fails, and power that is cut (`platter.rs`): what was invalidated, or written over, and
+//! The tier on disk over a disk that fails, and power that is cut (`testkit/platter.rs`): what was invalidated, or written over, and
 //! acknowledged never comes back, whatever the disk did; what is served is what was kept; and once the disk is well again, so is
 //! the tier. `LARDER_SEEDS=100000 cargo test --workspace --test tiers disk_faults` runs more; `LARDER_SEED=17` one.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
+use larder::tiered::testkit::platter::Platter;
 use larder::tiered::{DiskTier, FarCopy, Group, Looked, Put, Scope, Tier, TierError};
 
 use crate::network::{Random, seeds};
-use crate::platter::Platter;
 
 const KEYS: u64 = 6;
 const STEPS: u64 = 60;
@@ -65,7 +65,11 @@ fn version_of(value: &[u8]) -> Option<u64> {
 
 impl World {
     async fn start(&mut self) -> DiskTier {
-        loop {
+        for attempt in 0.. {
+            // It has to be well for a while to be read at all.
+            if attempt == 3 {
+                self.platter.fail_one_in(0);
+            }
             let opened = DiskTier::builder("a platter")
                 .max_bytes(60_000)
                 .max_value_bytes(20_000)
@@ -77,6 +81,7 @@ impl World {
                 Err(_) => self.tally.failed_calls += 1,
             }
         }
+        unreachable!("it is opened in the end")
     }
 
     fn tell(&self, what: impl FnOnce() -> String) {

@@ -2,8 +2,6 @@
 
 mod hostile;
 mod network;
-#[cfg(all(feature = "disk", feature = "testkit"))]
-mod platter;
 mod world;
 
 mod coherence;

@@ -1,6 +1,8 @@
 //! A disk that does what disks do: it fails now and then, writes half of what it was told, forgets at a power cut what was
 //! not synced, in any order and torn at sectors; and where a sync fails it drops what it had not written, and says so once (as
-//! Linux does, whose page cache goes on showing what the disk never got). All by one seed.
+//! Linux does, whose page cache goes on showing what the disk never got). All by one seed. For the tests of what keeps files.
+
+#![allow(missing_docs, missing_debug_implementations)] // For tests here.
 
 use std::io;
 use std::sync::Arc;
@@ -8,8 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use parking_lot::Mutex;
 use redb::StorageBackend;
-
-use crate::network::Random;
 
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
@@ -34,13 +34,13 @@ struct Bytes {
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(crate) struct Platter {
+pub struct Platter {
     bytes: Mutex<Bytes>,
-    random: Random,
+    random: AtomicU64,
     /// One call in so many fails; 0: none.
     fails: AtomicU64,
-    pub(crate) failed: AtomicU64,
-    pub(crate) set_aside: AtomicU64,
+    pub failed: AtomicU64,
+    pub set_aside: AtomicU64,
 }
 
 fn apply(bytes: &mut Vec<u8>, change: &Unsynced) {
@@ -58,30 +58,38 @@ fn apply(bytes: &mut Vec<u8>, change: &Unsynced) {
 }
 
 impl Platter {
-    pub(crate) fn new(seed: u64) -> Arc<Self> {
+    pub fn new(seed: u64) -> Arc<Self> {
         Arc::new(Platter {
             bytes: Mutex::default(),
-            random: Random::new(seed ^ 0xd15c),
+            random: AtomicU64::new((seed ^ 0xd15c).wrapping_mul(0xd134_2543_de82_ef95)),
             fails: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             set_aside: AtomicU64::new(0),
         })
     }
 
+    /// SplitMix64.
+    fn below(&self, n: u64) -> u64 {
+        let z = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, SeqCst);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+
     /// From now on one call in so many fails; 0: none.
-    pub(crate) fn fail_one_in(&self, calls: u64) {
+    pub fn fail_one_in(&self, calls: u64) {
         self.fails.store(calls, SeqCst);
     }
 
     /// The power is cut, and comes back: of what was not synced, some is there.
-    pub(crate) fn cut_power(&self) {
+    pub fn cut_power(&self) {
         let Bytes { cached, durable, unsynced, run } = &mut *self.bytes.lock();
         for change in unsynced.drain(..) {
             match change {
-                _ if self.random.below(2) == 0 => {}
-                Unsynced::Written(at, data) if self.random.below(4) == 0 => {
+                _ if self.below(2) == 0 => {}
+                Unsynced::Written(at, data) if self.below(4) == 0 => {
                     for (number, sector) in data.chunks(SECTOR).enumerate() {
-                        if self.random.below(2) == 0 {
+                        if self.below(2) == 0 {
                             apply(durable, &Unsynced::Written(at + (number * SECTOR) as u64, sector.to_vec()));
                         }
                     }
@@ -94,13 +102,13 @@ impl Platter {
     }
 
     /// The disk as the machine sees it, until the next power cut.
-    pub(crate) fn attach(self: &Arc<Self>) -> Attached {
+    pub fn attach(self: &Arc<Self>) -> Attached {
         Attached { platter: self.clone(), run: self.bytes.lock().run }
     }
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Attached {
+pub struct Attached {
     platter: Arc<Platter>,
     run: u64,
 }
@@ -116,7 +124,7 @@ impl Attached {
 
     fn luck(&self) -> io::Result<()> {
         let fails = self.platter.fails.load(SeqCst);
-        if fails > 0 && self.platter.random.below(fails) == 0 {
+        if fails > 0 && self.platter.below(fails) == 0 {
             self.platter.failed.fetch_add(1, SeqCst);
             return Err(io::Error::other("the disk fails"));
         }
@@ -153,7 +161,7 @@ impl StorageBackend for Attached {
         self.with(|Bytes { durable, unsynced, .. }| {
             let luck = self.luck();
             for change in unsynced.drain(..) {
-                if luck.is_ok() || self.platter.random.below(2) == 0 {
+                if luck.is_ok() || self.platter.below(2) == 0 {
                     apply(durable, &change);
                 }
             }
@@ -166,7 +174,7 @@ impl StorageBackend for Attached {
             let luck = self.luck();
             let written = match luck {
                 Ok(()) => data.len(),
-                Err(_) => self.platter.random.below(data.len() as u64 + 1) as usize,
+                Err(_) => self.platter.below(data.len() as u64 + 1) as usize,
             };
             let change = Unsynced::Written(offset, data[..written].to_vec());
             apply(&mut bytes.cached, &change);
@@ -176,19 +184,34 @@ impl StorageBackend for Attached {
     }
 }
 
-impl larder::tiered::testkit::Medium for Attached {
+impl Attached {
+    /// Whether the machine has run since it was attached.
+    pub fn is_on(&self) -> bool {
+        self.platter.bytes.lock().run == self.run
+    }
+
+    /// All that is there is gone, for good.
+    pub fn erase(&self) {
+        let mut bytes = self.platter.bytes.lock();
+        bytes.cached.clear();
+        bytes.durable.clear();
+        bytes.unsynced.clear();
+    }
+}
+
+#[cfg(feature = "disk")]
+impl crate::tiered::disk::Medium for Attached {
     fn open(&self, builder: redb::Builder) -> Result<redb::Database, redb::DatabaseError> {
         builder.create_with_backend(self.clone())
     }
 
     fn set_aside(&self) -> io::Result<()> {
-        self.with(|bytes| {
-            self.platter.set_aside.fetch_add(1, SeqCst);
-            bytes.cached.clear();
-            // Renaming is a matter of the file system's, which keeps its own order.
-            bytes.durable.clear();
-            bytes.unsynced.clear();
-            Ok(())
-        })
+        if !self.is_on() {
+            return Err(io::Error::other("the power was cut"));
+        }
+        self.platter.set_aside.fetch_add(1, SeqCst);
+        // Renaming is a matter of the file system's, which keeps its own order.
+        self.erase();
+        Ok(())
     }
 }
