@@ -12,7 +12,6 @@
 
 #[path = "../../../host/larder/src/eviction.rs"]
 pub mod eviction;
-#[cfg(not(shuttle))]
 #[path = "../../../host/larder/src/flights.rs"]
 mod flights;
 #[path = "../../../host/larder/src/segment.rs"]
