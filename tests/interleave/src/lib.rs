@@ -7,6 +7,8 @@
 //! MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test                 # undefined behaviour, data races
 //! ```
 //!
+//! `.ci/nightly` runs them under Miri, AddressSanitizer, ThreadSanitizer and valgrind, of those that are installed.
+//!
 //! Shuttle prints the schedule of a failure; `shuttle::replay` runs it again.
 #![allow(dead_code, unreachable_pub, rustdoc::broken_intra_doc_links)]
 
