@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Change, Contents, JournalError, Record, Store, StoreError};
 use crate::tiered::BoxFuture;
+use crate::tiered::panics::caught;
 
 const WRITES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("larder-journal-writes");
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("larder-journal");
@@ -22,6 +23,9 @@ const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("larder-journ
 /// The format of the tables, and of the records.
 const FORMAT: u64 = 1;
 const RECORD_FORMAT: u8 = 1;
+
+/// Numbers are given one by one, and do not come so far. Beyond it there would be no next.
+const MOST: u64 = 1 << 62;
 
 /// The pages that redb keeps in memory. All that is read again is in memory as records.
 const PAGES: usize = 1 << 20;
@@ -106,8 +110,12 @@ impl FileStore {
         path: &Path,
         opening: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static,
     ) -> Result<(FileStore, Contents), JournalError> {
-        let database = opening().map_err(|error| not_opened(path, error))?;
-        let contents = contents(&database, path)?;
+        let opened = caught(|| {
+            let database = opening().map_err(|error| not_opened(path, error))?;
+            Ok((contents(&database, path)?, database))
+        });
+        let (contents, database) =
+            opened.unwrap_or_else(|what| Err(JournalError::Damaged { path: path.to_path_buf(), what }))?;
         let inner =
             Inner { path: path.to_path_buf(), opening: Box::new(opening), database: Mutex::new(Some(database)) };
         Ok((FileStore(Arc::new(inner)), contents))
@@ -164,6 +172,10 @@ fn contents(database: &Database, path: &Path) -> Result<Contents, JournalError> 
         let number = number.value();
         let record = decode(bytes.value()).map_err(|what| damaged(format!("write {number} cannot be read: {what}")))?;
         contents.records.push((number, Arc::new(record)));
+    }
+    let highest = contents.records.iter().map(|(number, _)| *number).fold(contents.last, u64::max);
+    if highest > MOST {
+        return Err(damaged(format!("it has given the number {highest}, to which none can come")));
     }
     Ok(contents)
 }
@@ -379,6 +391,26 @@ mod tests {
         drop(database);
         let error = open().unwrap_err();
         assert!(matches!(error, JournalError::Newer { found: 9, known: 1, .. }), "{error}");
+        // Of numbers after which there is none.
+        for in_about in [true, false] {
+            fs::remove_file(&path).unwrap();
+            drop(FileStore::open(&path).unwrap());
+            let database = Database::open(&path).unwrap();
+            let writing = database.begin_write().unwrap();
+            if in_about {
+                writing.open_table(ABOUT).unwrap().insert("last", u64::MAX).unwrap();
+            } else {
+                let record = encode(&record("7", None)).unwrap();
+                writing.open_table(WRITES).unwrap().insert(u64::MAX, &*record).unwrap();
+            }
+            writing.commit().unwrap();
+            drop(database);
+            let error = open().unwrap_err();
+            assert!(
+                matches!(&error, JournalError::Damaged { what, .. } if what.contains(&u64::MAX.to_string())),
+                "{error}"
+            );
+        }
         fs::remove_file(&path).unwrap();
         let database = Database::create(&path).unwrap();
         let writing = database.begin_write().unwrap();
