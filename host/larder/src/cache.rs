@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::builder::Builder;
 use crate::eviction::{NEVER, Slot};
-use crate::flights::{Board, Boarding, Ended, Outcome, Ticket};
+use crate::flights::{Board, Boarding, By, Ended, Outcome, Ticket};
 use crate::shard::{Due, Removed, Shard, Terms};
 use crate::stopwatch::Stopwatch;
 use crate::table;
@@ -597,7 +597,15 @@ where
     S: BuildHasher + Send + Sync + 'static,
 {
     /// The value of a key; if it is not there, `load` brings it. Of concurrent callers one loads, the others wait for its
-    /// value. If it panics, another caller loads. A load must not ask for its own key.
+    /// value. If it panics, another caller loads.
+    ///
+    /// A load of [`get_with_async`](Self::get_with_async) that is under way is waited for, too, and left to the tasks that
+    /// asked for it: if all of them are dropped, or none has polled it for some time though it was ready to go on, `load` runs.
+    /// As it blocks, do not call this where those tasks need this very thread to go on.
+    ///
+    /// # Panics
+    /// A load asked for its own key and would have waited for itself. Only where it asks on its own thread is that told; a
+    /// load must not do so by way of another either.
     pub fn get_with(&self, key: K, load: impl FnOnce() -> V) -> V {
         match self.try_get_with(key, || Ok::<V, std::convert::Infallible>(load())) {
             Ok(value) => value,
@@ -609,6 +617,9 @@ where
     ///
     /// # Errors
     /// The error of the load, shared by all who waited for it. Nothing is kept; the next caller loads anew.
+    ///
+    /// # Panics
+    /// As [`Self::get_with`].
     pub fn try_get_with<E>(&self, key: K, load: impl FnOnce() -> Result<V, E>) -> Result<V, Arc<E>>
     where
         E: Send + Sync + 'static,
@@ -620,7 +631,7 @@ where
             return Ok(value);
         }
         loop {
-            match board.board(hash.0, &key, Some(landed), || self.peek(&key), || None) {
+            match board.board(By::Thread, hash.0, &key, Some(landed), || self.peek(&key), || None) {
                 Ok(value) => return Ok(value),
                 Err(Boarding::Lead(lead)) => {
                     let began = Stopwatch::start();
@@ -636,11 +647,8 @@ where
                     kept.finish(&self.inner, at);
                     return loaded;
                 }
-                Err(Boarding::Join(mut ticket)) => {
-                    let mut kept = Kept::default();
-                    let ended = ticket.wait(&mut |value| kept = self.keep_loaded(hash, at, &key, value, 0));
-                    kept.finish(&self.inner, at);
-                    if let Some(result) = shared(ended) {
+                Err(Boarding::Join(ticket)) => {
+                    if let Some(result) = shared(ticket.wait()) {
                         return result;
                     }
                     landed = u64::MAX;
@@ -649,9 +657,13 @@ where
         }
     }
 
-    /// As [`Self::get_with`], for async code. The load belongs to all who wait for it: whichever of them is polled polls
-    /// it, so a caller that is dropped, or never polled again, holds up nobody; when all are dropped, so is the load. It
-    /// needs no particular runtime.
+    /// As [`Self::get_with`], for async code. The load belongs to all tasks that wait for it: whichever of them is polled polls
+    /// it, so a caller that is dropped, or never polled again, holds up no other; when all are dropped, so is the load. The
+    /// cache needs no runtime; what the load needs of one (timers, sockets) all who ask for its key in this way must have.
+    ///
+    /// # Panics
+    /// The load asked for its own key, and would have waited for itself. Only where it does so itself is that told, and not
+    /// where it waits for a task of its own that does.
     pub async fn get_with_async<F>(&self, key: K, load: F) -> V
     where
         F: Future<Output = V> + Send + 'static,
@@ -667,6 +679,9 @@ where
     ///
     /// # Errors
     /// As [`Self::try_get_with`].
+    ///
+    /// # Panics
+    /// As [`Self::get_with_async`].
     pub async fn try_get_with_async<F, E>(&self, key: K, load: F) -> Result<V, Arc<E>>
     where
         F: Future<Output = Result<V, E>> + Send + 'static,
@@ -690,7 +705,7 @@ where
                 };
                 Some(Box::pin(erased) as Pin<Box<dyn Future<Output = Outcome<V>> + Send>>)
             };
-            let boarding = self.inner.board.board(hash.0, &key, Some(landed), || self.peek(&key), make);
+            let boarding = self.inner.board.board(By::Task, hash.0, &key, Some(landed), || self.peek(&key), make);
             let ticket = match boarding {
                 Ok(value) => return Ok(value),
                 Err(Boarding::Join(ticket)) => ticket,
@@ -835,6 +850,9 @@ where
     }
 
     /// The entry, filled by `load` if there is none; one load for concurrent callers.
+    ///
+    /// # Panics
+    /// As [`Cache::get_with`].
     pub fn or_insert_with(self, load: impl FnOnce() -> V) -> Entry<K, V> {
         let mut is_fresh = false;
         let value = self.cache.get_with(self.key.clone(), || {
@@ -848,6 +866,9 @@ where
     ///
     /// # Errors
     /// As [`Cache::try_get_with`].
+    ///
+    /// # Panics
+    /// As [`Cache::get_with`].
     pub fn or_try_insert_with<E>(self, load: impl FnOnce() -> Result<V, E>) -> Result<Entry<K, V>, Arc<E>>
     where
         E: Send + Sync + 'static,
@@ -862,17 +883,16 @@ where
 
     /// Puts in what `update` makes of the old value. Concurrent updates of the key run one after the other; a load of it
     /// that is in flight ends first.
+    ///
+    /// # Panics
+    /// `update` loads or updates the same key, and would have waited for itself.
     pub fn and_upsert_with(self, update: impl FnOnce(Option<V>) -> V) -> Entry<K, V> {
         let (hash, at) = self.cache.hash(&self.key);
         let inner = &self.cache.inner;
         loop {
-            match inner.board.board(hash.0, &self.key, None, || None::<V>, || None) {
+            match inner.board.board(By::Thread, hash.0, &self.key, None, || None::<V>, || None) {
                 Ok(_) => {}
-                Err(Boarding::Join(mut ticket)) => {
-                    let mut kept = Kept::default();
-                    ticket.wait(&mut |value| kept = self.cache.keep_loaded(hash, at, &self.key, value, 0));
-                    kept.finish(inner, at);
-                }
+                Err(Boarding::Join(ticket)) => drop(ticket.wait()),
                 Err(Boarding::Lead(lead)) => {
                     let old = self.cache.get_hashed(hash, at, &self.key);
                     let was_there = old.is_some();

@@ -121,13 +121,21 @@ pub enum Fault {
         /// The limit in bytes.
         limit_bytes: usize,
     },
+    /// The module handed the host more than any true answer can be, or printed as much at once. The host did not read it.
+    #[error("it handed over more than {limit_bytes} bytes at once in `{call}`")]
+    TooLarge {
+        /// The function that was called.
+        call: &'static str,
+        /// The limit in bytes.
+        limit_bytes: usize,
+    },
     /// The answer named a victim that is not resident, or named one twice. The host ignores it.
     #[error("it named slot {slot} as a victim, which is not resident")]
     NotResident {
         /// The slot that it named.
         slot: Slot,
     },
-    /// The answer was larger than any true one can be.
+    /// The answer named more victims than there are entries. The host ignores the rest.
     #[error("it answered with {answered} slots, and there are {residents} residents")]
     TooMany {
         /// How many slots it answered with.
@@ -144,9 +152,9 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Whether the instance is gone (a trap, a deadline, memory), and not only one answer wrong.
+    /// Whether the instance is gone (a trap, a deadline, memory, too large an answer), and not only one answer wrong.
     pub fn is_fatal(&self) -> bool {
-        matches!(self, Fault::Trap { .. } | Fault::Deadline { .. } | Fault::Memory { .. })
+        matches!(self, Fault::Trap { .. } | Fault::Deadline { .. } | Fault::Memory { .. } | Fault::TooLarge { .. })
     }
 }
 

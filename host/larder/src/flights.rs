@@ -1,9 +1,18 @@
 //! Loads in flight: one for each key, whoever asks.
 //!
 //! A load is either a closure that its leader runs on its own thread, or a future that belongs to the flight: whichever
-//! of its passengers is polled polls it. So a leader whose task is cancelled, or simply never polled again, holds up
-//! nobody, and no runtime is needed. A load that panics fails the leader, whoever polled it; the others start over.
-//! A leader that nobody joins, which is the rule, costs two short locks and allocates nothing.
+//! of the tasks among its passengers is polled polls it. So a leader whose task is cancelled, or simply never polled again,
+//! holds up no other task, and no runtime is needed. A load that panics fails the leader, whoever polled it; the others start
+//! over. A leader that nobody joins, which is the rule, costs two short locks and allocates nothing.
+//!
+//! A *thread* that joins a future waits, and never polls: the future may need the runtime of its tasks (timers, sockets), in
+//! which a thread is not. If all tasks leave, it starts over, with a load of its own. If the load has been woken and no task
+//! has polled it for [`PATIENCE`], they are taken not to be polled any more: the thread *overtakes* them, which fences the
+//! flight, and starts over, too. A load that is only slow is waited for.
+//!
+//! A load that asks for its own key would wait for itself. Where that is certain, it panics: a thread that joins the closure
+//! that it is running, or the future that it is polling, and a task that is polled by the load that it waits for. Where a load
+//! hands the question to another thread or task it cannot be told from anybody else's.
 //!
 //! An invalidation, or an insert from outside, *fences* a flight: it is taken off the board, and its passengers, who
 //! asked before, get what it brings, but it is not kept. Looking at the board and keeping happen under one lock, so a
@@ -22,11 +31,17 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::fence;
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use hashbrown::HashTable;
-use parking_lot::{Mutex, MutexGuard};
+
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, Parker, ThreadId, this_thread};
+
+/// How long a load that was woken may wait to be polled while threads wait for it. A busy runtime takes milliseconds; to be
+/// wrong costs a second load of the key, and no more.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// What a load came to: a value, or an error that all passengers share (the leader's type, checked by each).
 pub(crate) type Outcome<V> = Result<V, Arc<dyn Any + Send + Sync>>;
@@ -37,12 +52,12 @@ pub(crate) struct Flight<V> {
     state: Mutex<State<V>>,
     /// Whether the load is a future.
     is_future: bool,
-    /// The load, if it is one and still lasts.
+    /// The load, if it is one and still lasts. Held while it is polled.
     load: Mutex<Option<Load<V>>>,
-    /// Woken while it was being polled: whoever polled looks again.
-    woken: AtomicBool,
-    /// Who still wants it. When nobody does, a future is dropped.
-    passengers: AtomicUsize,
+    /// How often it was woken. Whoever polled it looks again if that was meanwhile.
+    wakes: AtomicU64,
+    /// The tasks that still want it, if it is a future; when none does, it is dropped.
+    tasks: AtomicU64,
 }
 
 struct State<V> {
@@ -51,6 +66,24 @@ struct State<V> {
     next_ticket: u64,
     /// What the load panicked with, for its leader.
     panic: Option<Box<dyn Any + Send>>,
+    /// The thread that polls the load.
+    polled_by: Option<ThreadId>,
+    /// How often the load had been woken when it was polled last.
+    seen: u64,
+}
+
+impl<V> State<V> {
+    /// Notes whom to wake when there is something new, by a number of the passenger's own.
+    fn note(&mut self, number: &mut Option<u64>, waker: &Waker) {
+        let number = *number.get_or_insert_with(|| {
+            self.next_ticket += 1;
+            self.next_ticket
+        });
+        match self.wakers.iter_mut().find(|(n, _)| *n == number) {
+            Some((_, noted)) => noted.clone_from(waker),
+            None => self.wakers.push((number, waker.clone())),
+        }
+    }
 }
 
 /// How a flight ended.
@@ -64,11 +97,18 @@ pub(crate) enum Ended<V> {
 impl<V> Flight<V> {
     fn new(load: Option<Load<V>>) -> Self {
         Flight {
-            state: Mutex::new(State { ended: None, wakers: Vec::new(), next_ticket: 0, panic: None }),
+            state: Mutex::new(State {
+                ended: None,
+                wakers: Vec::new(),
+                next_ticket: 0,
+                panic: None,
+                polled_by: None,
+                seen: 0,
+            }),
             is_future: load.is_some(),
             load: Mutex::new(load),
-            woken: AtomicBool::new(false),
-            passengers: AtomicUsize::new(1),
+            wakes: AtomicU64::new(0),
+            tasks: AtomicU64::new(1),
         }
     }
 
@@ -97,7 +137,7 @@ impl<V: Send + Sync + 'static> Wake for Flight<V> {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.store(true, Ordering::SeqCst);
+        self.wakes.fetch_add(1, Ordering::SeqCst);
         self.wake_all();
     }
 }
@@ -107,8 +147,19 @@ struct Seat<K, V> {
     hash: u64,
     key: K,
     number: u64,
+    /// The thread that runs the load, if it is a closure.
+    thread: Option<ThreadId>,
     /// `None` while its leader, who runs a closure, is alone.
     flight: Option<Arc<Flight<V>>>,
+}
+
+/// Who comes aboard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// A thread, which brings a closure and waits by blocking.
+    Thread,
+    /// A task, which brings a future and can poll one.
+    Task,
 }
 
 /// The loads of keys whose hashes begin alike.
@@ -161,7 +212,8 @@ pub(crate) struct Lead<'b, K, V> {
 /// A place in a flight; leaves when dropped.
 pub(crate) struct Ticket<K, V> {
     board: Arc<Board<K, V>>,
-    pub(crate) flight: Arc<Flight<V>>,
+    flight: Arc<Flight<V>>,
+    by: By,
     hash: u64,
     /// Of the seat.
     number: u64,
@@ -223,10 +275,14 @@ impl<K, V> Board<K, V> {
 }
 
 impl<K: Eq, V> Board<K, V> {
-    /// Joins the flight of a key, or begins one: `load` makes the future, if there is to be one. `present` looks once
+    /// Joins the flight of a key, or begins one: `load` makes the future, if it is a task that asks. `present` looks once
     /// more whether the key is there, if a load may have landed since [`Self::landed`] said `landed`.
+    ///
+    /// # Panics
+    /// This thread is running the load of that very key.
     pub(crate) fn board<T>(
         self: &Arc<Self>,
+        by: By,
         hash: u64,
         key: &K,
         landed: Option<u64>,
@@ -239,13 +295,18 @@ impl<K: Eq, V> Board<K, V> {
         let part = self.part(hash);
         let mut flights = part.flights.lock();
         if let Some(seat) = flights.seats.find_mut(hash, |seat| seat.hash == hash && seat.key == *key) {
-            // The leader, and this one.
+            if by == By::Thread && seat.thread.is_some_and(|thread| thread == this_thread()) {
+                drop(flights);
+                waits_for_itself();
+            }
             let flight = seat.flight.get_or_insert_with(|| Arc::new(Flight::new(None)));
-            flight.passengers.fetch_add(1, Ordering::SeqCst);
+            if by == By::Task {
+                flight.tasks.fetch_add(1, Ordering::SeqCst);
+            }
             let (flight, number) = (flight.clone(), seat.number);
             drop(flights);
             let board = self.clone();
-            return Err(Boarding::Join(Ticket { board, flight, hash, number, waker: None, leads: false }));
+            return Err(Boarding::Join(Ticket { board, flight, by, hash, number, waker: None, leads: false }));
         }
         if landed.is_some_and(|landed| landed != part.landed.load(Ordering::Relaxed))
             && let Some(found) = present()
@@ -255,7 +316,8 @@ impl<K: Eq, V> Board<K, V> {
         let flight = load().map(|load| Arc::new(Flight::new(Some(load))));
         let number = flights.next_number;
         flights.next_number += 1;
-        let seat = Seat { hash, key: key.clone(), number, flight: flight.clone() };
+        let thread = flight.is_none().then(this_thread);
+        let seat = Seat { hash, key: key.clone(), number, thread, flight: flight.clone() };
         flights.seats.insert_unique(hash, seat, |seat| seat.hash);
         part.count(&flights);
         drop(flights);
@@ -264,7 +326,7 @@ impl<K: Eq, V> Board<K, V> {
         Err(match flight {
             None => Boarding::Lead(Lead { part, hash, number }),
             Some(flight) => {
-                Boarding::Join(Ticket { board: self.clone(), flight, hash, number, waker: None, leads: true })
+                Boarding::Join(Ticket { board: self.clone(), flight, by, hash, number, waker: None, leads: true })
             }
         })
     }
@@ -437,24 +499,38 @@ impl<K, V> Drop for Ticket<K, V> {
             // Of an executor that may drop the task with it.
             drop(waker);
         }
-        if !self.flight.is_future {
+        if !self.flight.is_future || self.by == By::Thread {
             return;
         }
         // Under the board's lock nobody can come aboard while the last one leaves.
         let flights = self.board.part(self.hash).flights.lock();
-        if self.flight.passengers.fetch_sub(1, Ordering::SeqCst) == 1 {
+        if self.flight.tasks.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.take_off(flights);
             let load = self.flight.load.lock().take();
+            // Threads that wait start over, also where dropping the load panics.
+            let _end = EndOnDrop(Some(&self.flight), Some(Ended::Abandoned));
             drop(load);
         }
     }
+}
+
+/// A load asked for what it is to bring.
+#[cold]
+fn waits_for_itself() -> ! {
+    panic!(
+        "a load asked the cache for its own key, and would have waited for itself for ever: let the load bring the value \
+         from its source, or ask for another key"
+    )
 }
 
 impl<K, V> Ticket<K, V>
 where
     V: Clone + Send + Sync + 'static,
 {
-    /// Waits for the end, and polls the load if it is a future. `keep` is as for [`Ticket::land`].
+    /// Waits for the end, as a task, and polls the load if it is a future. `keep` is as for [`Ticket::land`].
+    ///
+    /// # Panics
+    /// The load's own panic, if it is the leader's; or it is polled by the very load that it waits for.
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>, keep: &mut dyn FnMut(&V)) -> Poll<Ended<V>> {
         {
             let mut state = self.flight.state.lock();
@@ -468,22 +544,26 @@ where
                 }
                 return Poll::Ready(ended);
             }
-            let number = *self.waker.get_or_insert_with(|| {
-                state.next_ticket += 1;
-                state.next_ticket
-            });
-            match state.wakers.iter_mut().find(|(n, _)| *n == number) {
-                Some((_, waker)) => waker.clone_from(cx.waker()),
-                None => state.wakers.push((number, cx.waker().clone())),
-            }
+            state.note(&mut self.waker, cx.waker());
         }
-        // If it is taken, somebody polls it right now, and looks at `woken` after that.
-        let Some(mut load) = self.flight.load.try_lock() else { return Poll::Pending };
+        // If it is taken, somebody polls it right now, and looks at `wakes` after that.
+        let Some(mut load) = self.flight.load.try_lock() else {
+            let is_within = self.flight.state.lock().polled_by == Some(this_thread());
+            if is_within {
+                waits_for_itself();
+            }
+            return Poll::Pending;
+        };
         let Some(future) = load.as_mut() else { return Poll::Pending };
-        self.flight.woken.store(false, Ordering::SeqCst);
+        let seen = self.flight.wakes.load(Ordering::SeqCst);
+        {
+            let mut state = self.flight.state.lock();
+            (state.polled_by, state.seen) = (Some(this_thread()), seen);
+        }
         let waker = Waker::from(self.flight.clone());
         // The load is dropped after a panic, and nobody sees what it left behind.
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker))));
+        self.flight.state.lock().polled_by = None;
         let polled = match polled {
             Ok(polled) => polled,
             Err(panic) => {
@@ -508,27 +588,393 @@ where
         }
         drop(load);
         // Woken while we held the load: another passenger may have looked in vain, and must look again.
-        if self.flight.woken.load(Ordering::SeqCst) {
+        if self.flight.wakes.load(Ordering::SeqCst) != seen {
             self.flight.wake_all();
         }
         Poll::Pending
     }
 
-    /// As [`Self::poll_end`], on this thread.
-    pub(crate) fn wait(&mut self, keep: &mut dyn FnMut(&V)) -> Ended<V> {
-        struct Unpark(std::thread::Thread);
-        impl Wake for Unpark {
-            fn wake(self: Arc<Self>) {
-                self.0.unpark();
+    /// Waits for the end, as a thread.
+    ///
+    /// # Panics
+    /// This thread is polling the very load that it would wait for.
+    pub(crate) fn wait(mut self) -> Ended<V> {
+        let parker = Parker::new();
+        let waker = Waker::from(parker.clone());
+        let mut over = None;
+        loop {
+            let (unseen, is_within) = {
+                let mut state = self.flight.state.lock();
+                if let Some(ended) = &state.ended {
+                    return ended.clone();
+                }
+                state.note(&mut self.waker, &waker);
+                let is_unseen = state.polled_by.is_none() && self.flight.wakes.load(Ordering::SeqCst) != state.seen;
+                (is_unseen.then_some(state.seen), state.polled_by == Some(this_thread()))
+            };
+            if is_within {
+                waits_for_itself();
+            }
+            match unseen {
+                // It is polled right now, or waits for something itself.
+                None => {
+                    over = None;
+                    parker.park();
+                }
+                // Woken, and not polled for all that time.
+                Some(seen) if over == Some(seen) => {
+                    self.take_off(self.board.part(self.hash).flights.lock());
+                    return Ended::Abandoned;
+                }
+                Some(seen) => over = (!parker.park_for(PATIENCE)).then_some(seen),
             }
         }
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-        let mut cx = Context::from_waker(&waker);
-        loop {
-            match self.poll_end(&mut cx, keep) {
-                Poll::Ready(ended) => return ended,
-                Poll::Pending => std::thread::park(),
+    }
+}
+
+/// Flights over one key, by the calls that a cache makes: on real threads, and as shuttle interleaves them.
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    #[cfg(not(shuttle))]
+    use std::thread::spawn;
+
+    #[cfg(shuttle)]
+    use shuttle::thread::spawn;
+
+    use super::*;
+
+    const KEY: u64 = 7;
+    const HASH: u64 = 7 << 59;
+
+    /// As shuttle interleaves it; or for some rounds, as the machine does. `test` is told the round.
+    fn interleave(rounds: u64, test: impl Fn(u64) + Send + Sync + 'static) {
+        #[cfg(shuttle)]
+        {
+            let round = std::sync::atomic::AtomicU64::new(0);
+            shuttle::check_random(move || test(round.fetch_add(1, Ordering::SeqCst)), 100 * rounds as usize);
+        }
+        #[cfg(not(shuttle))]
+        (0..if cfg!(miri) { rounds.min(10) } else { rounds }).for_each(test);
+    }
+
+    /// A cache of one key, and its source.
+    struct World {
+        board: Arc<Board<u64, u64>>,
+        entry: Mutex<Option<u64>>,
+        source: AtomicU64,
+        /// What the source had when an invalidation that has returned began.
+        acknowledged: AtomicU64,
+        loads: AtomicU64,
+        bell: Mutex<(bool, Vec<Waker>)>,
+    }
+
+    /// What becomes of a load.
+    #[derive(Clone, Copy, PartialEq)]
+    enum End {
+        Well,
+        Panics,
+        Fails,
+    }
+
+    impl World {
+        fn new() -> Arc<World> {
+            Arc::new(World {
+                board: Arc::new(Board::new()),
+                entry: Mutex::new(None),
+                source: AtomicU64::new(1),
+                acknowledged: AtomicU64::new(0),
+                loads: AtomicU64::new(0),
+                bell: Mutex::new((false, Vec::new())),
+            })
+        }
+
+        fn present(&self) -> Option<u64> {
+            *self.entry.lock()
+        }
+
+        fn keep(&self, value: u64) {
+            self.entry.lock().get_or_insert(value);
+        }
+
+        /// What the source has; or a panic, without the hook that prints it.
+        fn load(&self, end: End) -> Outcome<u64> {
+            self.loads.fetch_add(1, Ordering::SeqCst);
+            let value = self.source.load(Ordering::SeqCst);
+            match end {
+                End::Well => Ok(value),
+                End::Panics => resume_unwind(Box::new("the load's own")),
+                End::Fails => Err(Arc::new(value)),
             }
+        }
+
+        /// As `Cache::try_get_with`.
+        fn read(&self, end: End) -> Outcome<u64> {
+            let mut landed = self.board.landed(HASH);
+            if let Some(value) = self.present() {
+                return Ok(value);
+            }
+            loop {
+                match self.board.board(By::Thread, HASH, &KEY, Some(landed), || self.present(), || None) {
+                    Ok(value) => return Ok(value),
+                    Err(Boarding::Lead(lead)) => {
+                        let loaded = self.load(end);
+                        let keep = || loaded.iter().for_each(|value| self.keep(*value));
+                        lead.land(|| loaded.clone(), keep);
+                        return loaded;
+                    }
+                    Err(Boarding::Join(ticket)) => {
+                        if let Ended::Landed(outcome) = ticket.wait() {
+                            return outcome;
+                        }
+                        landed = u64::MAX;
+                    }
+                }
+            }
+        }
+
+        /// As `Cache::try_get_with_async`. The load is not ready at once, and is woken by itself or by the bell.
+        async fn read_async(self: Arc<Self>, end: End, by_bell: bool) -> Outcome<u64> {
+            let mut landed = self.board.landed(HASH);
+            if let Some(value) = self.present() {
+                return Ok(value);
+            }
+            let mut first = true;
+            loop {
+                let make = || {
+                    let world = self.clone();
+                    assert!(std::mem::take(&mut first), "a load is begun once");
+                    let load = async move {
+                        let mut polled = false;
+                        poll_fn(|cx| {
+                            let mut bell = world.bell.lock();
+                            if bell.0 || polled && !by_bell {
+                                return Poll::Ready(());
+                            }
+                            polled = true;
+                            if by_bell {
+                                bell.1.push(cx.waker().clone());
+                            } else {
+                                drop(bell);
+                                cx.waker().wake_by_ref();
+                            }
+                            Poll::Pending
+                        })
+                        .await;
+                        world.load(end)
+                    };
+                    Some(Box::pin(load) as Load<u64>)
+                };
+                let mut ticket = match self.board.board(By::Task, HASH, &KEY, Some(landed), || self.present(), make) {
+                    Ok(value) => return Ok(value),
+                    Err(Boarding::Join(ticket)) => ticket,
+                    Err(Boarding::Lead(_)) => unreachable!("it made a future"),
+                };
+                if let Ended::Landed(outcome) = poll_fn(|cx| ticket.poll_end(cx, &mut |value| self.keep(*value))).await
+                {
+                    return outcome;
+                }
+                landed = u64::MAX;
+            }
+        }
+
+        fn ring(&self) {
+            let mut bell = self.bell.lock();
+            bell.0 = true;
+            let wakers = std::mem::take(&mut bell.1);
+            drop(bell);
+            wakers.into_iter().for_each(Waker::wake);
+        }
+
+        /// A write of the source, by the one who writes, and an invalidation as `Cache::invalidate` makes it.
+        fn write(&self) {
+            let written = self.source.fetch_add(1, Ordering::SeqCst) + 1;
+            let taken = {
+                let mut entry = self.entry.lock();
+                self.board.is_idle(HASH).then(|| entry.take())
+            };
+            if taken.is_none() {
+                let _fenced = self.board.fence(HASH, &KEY);
+                self.entry.lock().take();
+            }
+            assert!(self.present().is_none_or(|value| value >= written), "an old value after an invalidation");
+            self.acknowledged.store(written, Ordering::SeqCst);
+        }
+
+        /// When all have gone.
+        fn check(&self) {
+            assert!(self.present().is_none_or(|value| value >= self.acknowledged.load(Ordering::SeqCst)));
+            let part = self.board.part(HASH);
+            assert_eq!(part.active.load(Ordering::SeqCst), 0, "nobody is left on the board");
+            let flights = part.flights.lock();
+            assert!(flights.seats.is_empty() && flights.adrift.is_empty());
+        }
+    }
+
+    /// Polls to the end; or leaves after so many polls.
+    fn run<T>(future: impl Future<Output = T>, polls: usize) -> Option<T> {
+        let parker = Parker::new();
+        let waker = Waker::from(parker.clone());
+        let mut future = pin!(future);
+        for left in (0..polls).rev() {
+            if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return Some(value);
+            }
+            if left > 0 {
+                parker.park();
+            }
+        }
+        None
+    }
+
+    const ALL: usize = usize::MAX;
+
+    fn value(outcome: Outcome<u64>) -> u64 {
+        outcome.unwrap_or_else(|_| unreachable!("no load fails"))
+    }
+
+    #[test]
+    fn concurrent_callers_have_one_load() {
+        interleave(200, |seed| {
+            let world = World::new();
+            let callers: Vec<_> = (0..3)
+                .map(|_| {
+                    let world = world.clone();
+                    spawn(move || match seed % 3 {
+                        0 => world.read(End::Well),
+                        by_bell => run(world.read_async(End::Well, by_bell == 1), ALL).expect("it stays"),
+                    })
+                })
+                .collect();
+            world.ring();
+            for caller in callers {
+                assert_eq!(value(caller.join().expect("it ends well")), 1);
+            }
+            assert_eq!(world.loads.load(Ordering::SeqCst), 1);
+            assert_eq!(world.present(), Some(1));
+            world.check();
+        });
+    }
+
+    /// Leaders that panic, fail, or leave: whoever waits has a value, or the error of a load that was not its own.
+    #[test]
+    fn a_leader_that_does_not_land_hands_over() {
+        interleave(400, |seed| {
+            let world = World::new();
+            let by_bell = seed % 2 == 0;
+            let leader = {
+                let world = world.clone();
+                spawn(move || match seed / 2 % 6 {
+                    0 => drop(catch_unwind(AssertUnwindSafe(|| world.read(End::Panics)))),
+                    1 => drop(catch_unwind(AssertUnwindSafe(|| run(world.read_async(End::Panics, by_bell), ALL)))),
+                    2 => drop(world.read(End::Fails)),
+                    3 => drop(run(world.read_async(End::Fails, by_bell), ALL)),
+                    polls => drop(run(world.read_async(End::Well, by_bell), polls as usize - 3)),
+                })
+            };
+            let others: Vec<_> = (0..2)
+                .map(|at| {
+                    let world = world.clone();
+                    spawn(move || match (at + seed / 12) % 2 {
+                        0 => world.read(End::Well),
+                        _ => run(world.read_async(End::Well, by_bell), ALL).expect("it stays"),
+                    })
+                })
+                .collect();
+            world.ring();
+            leader.join().expect("its panic was caught");
+            for other in others {
+                let outcome = other.join().expect("the panic of a load is its leader's");
+                assert!(outcome.map_or_else(|_| matches!(seed / 2 % 6, 2 | 3), |value| value == 1));
+            }
+            world.check();
+        });
+    }
+
+    /// A thread that waits for a task which is not polled any more, though its load could go on, loads for itself; the task
+    /// has its own load's value if it is polled after all, and that is not kept.
+    #[test]
+    fn a_thread_overtakes_tasks_that_nobody_polls() {
+        interleave(4, |_| {
+            let world = World::new();
+            let mut leader = pin!(world.clone().read_async(End::Well, true));
+            assert!(leader.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            let waiting = {
+                let world = world.clone();
+                spawn(move || world.read(End::Well))
+            };
+            world.ring();
+            assert_eq!(value(waiting.join().expect("it does not wait for ever")), 1);
+            assert_eq!(world.present(), Some(1));
+            world.write();
+            let Some(late) = run(leader, ALL) else { unreachable!("it is polled to its end") };
+            assert_eq!(value(late), 2, "it asked before, and loads after");
+            assert_eq!(world.present(), None, "what was overtaken is not kept");
+            world.check();
+        });
+    }
+
+    /// Readers of every kind, and a writer who invalidates: nobody who asks after an invalidation reads what was before it, and
+    /// nothing of before is kept.
+    #[test]
+    fn an_invalidation_during_a_load_keeps_the_old_value_out() {
+        interleave(400, |seed| {
+            let world = World::new();
+            let readers: Vec<_> = (0..2)
+                .map(|at| {
+                    let world = world.clone();
+                    spawn(move || {
+                        for round in 0..2 {
+                            let before = world.acknowledged.load(Ordering::SeqCst);
+                            let kind = (seed >> (2 * at + round)) & 3;
+                            let read = match kind {
+                                0 | 1 => Some(world.read(End::Well)),
+                                2 => run(world.clone().read_async(End::Well, false), ALL),
+                                _ => run(world.clone().read_async(End::Well, false), 1),
+                            };
+                            assert!(read.is_none_or(|read| value(read) >= before), "{kind}");
+                        }
+                    })
+                })
+                .collect();
+            let writer = {
+                let world = world.clone();
+                spawn(move || (0..2).for_each(|_| world.write()))
+            };
+            readers.into_iter().for_each(|reader| reader.join().expect("it reads"));
+            writer.join().expect("it writes");
+            world.check();
+        });
+    }
+
+    /// A load that asks for its own key, on the thread that runs or polls it.
+    #[cfg(not(shuttle))]
+    #[test]
+    fn a_load_that_asks_for_its_own_key_is_told() {
+        let is_told = |asks: &dyn Fn(&Arc<World>)| {
+            let world = World::new();
+            let panic = catch_unwind(AssertUnwindSafe(|| asks(&world))).expect_err("it would wait for ever");
+            let text = panic.downcast_ref::<&str>().expect("a text");
+            assert!(text.contains("its own key"), "{text}");
+            world.check();
+        };
+        is_told(&|world| match world.board.board(By::Thread, HASH, &KEY, None, || None::<u64>, || None) {
+            Err(Boarding::Lead(_lead)) => drop(world.read(End::Well)),
+            _ => unreachable!("it leads"),
+        });
+        for by_task in [true, false] {
+            is_told(&|world| {
+                let inner = world.clone();
+                let load: Load<u64> = Box::pin(async move {
+                    if by_task { inner.clone().read_async(End::Well, false).await } else { inner.read(End::Well) }
+                });
+                let mut load = Some(load);
+                let boarding = world.board.board(By::Task, HASH, &KEY, None, || None::<u64>, || load.take());
+                let Err(Boarding::Join(mut ticket)) = boarding else { unreachable!("it leads") };
+                drop(run(poll_fn(|cx| ticket.poll_end(cx, &mut |_| {})), ALL));
+            });
         }
     }
 }

@@ -9,8 +9,83 @@ pub(crate) use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
+#[cfg(not(shuttle))]
+use std::thread;
+#[cfg(not(shuttle))]
+pub(crate) use std::thread::ThreadId;
+
+#[cfg(shuttle)]
+use shuttle::thread;
+#[cfg(shuttle)]
+pub(crate) use shuttle::thread::ThreadId;
 #[cfg(shuttle)]
 pub(crate) use shuttle_shim::*;
+
+use std::sync::Arc;
+use std::task::Wake;
+use std::time::Duration;
+
+/// The thread that asks.
+pub(crate) fn this_thread() -> ThreadId {
+    thread::current().id()
+}
+
+/// What a thread sleeps on. It is its own waker.
+pub(crate) struct Parker {
+    thread: thread::Thread,
+    woken: AtomicU32,
+}
+
+impl Parker {
+    /// This thread's.
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Parker { thread: thread::current(), woken: AtomicU32::new(0) })
+    }
+
+    /// Sleeps until it is woken; not at all if it was since it slept last.
+    pub(crate) fn park(&self) {
+        while !self.was_woken() {
+            thread::park();
+        }
+    }
+
+    /// Sleeps for so long at most. Whether it was woken.
+    #[cfg(not(shuttle))]
+    pub(crate) fn park_for(&self, time: Duration) -> bool {
+        let began = std::time::Instant::now();
+        loop {
+            if self.was_woken() {
+                return true;
+            }
+            match time.checked_sub(began.elapsed()) {
+                Some(left) if !left.is_zero() => thread::park_timeout(left),
+                _ => return false,
+            }
+        }
+    }
+
+    /// Under shuttle any time may be over at once.
+    #[cfg(shuttle)]
+    pub(crate) fn park_for(&self, _: Duration) -> bool {
+        thread::yield_now();
+        self.was_woken()
+    }
+
+    fn was_woken(&self) -> bool {
+        self.woken.swap(0, Ordering::SeqCst) != 0
+    }
+}
+
+impl Wake for Parker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(1, Ordering::SeqCst);
+        self.thread.unpark();
+    }
+}
 
 /// parking_lot's interface over shuttle's types.
 #[cfg(shuttle)]

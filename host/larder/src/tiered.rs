@@ -49,6 +49,8 @@ mod memcached;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 mod near;
+#[cfg(any(feature = "journal", feature = "disk"))]
+mod panics;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "redis")]

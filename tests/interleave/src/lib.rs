@@ -7,12 +7,13 @@
 //! MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test                 # undefined behaviour, data races
 //! ```
 //!
+//! `.ci/nightly` runs them under Miri, AddressSanitizer, ThreadSanitizer and valgrind, of those that are installed.
+//!
 //! Shuttle prints the schedule of a failure; `shuttle::replay` runs it again.
 #![allow(dead_code, unreachable_pub, rustdoc::broken_intra_doc_links)]
 
 #[path = "../../../host/larder/src/eviction.rs"]
 pub mod eviction;
-#[cfg(not(shuttle))]
 #[path = "../../../host/larder/src/flights.rs"]
 mod flights;
 #[path = "../../../host/larder/src/segment.rs"]

@@ -104,6 +104,7 @@ pub(super) fn fault(
     deadline: Duration,
     error: &wasmtime::Error,
 ) -> Fault {
+    let limit_bytes = store.hostcall_fuel();
     let state = store.data_mut();
     let printed = state.wasi.take_printed();
     if let Some(Trap::Interrupt) = error.downcast_ref() {
@@ -113,6 +114,10 @@ pub(super) fn fault(
         return Fault::Memory { call, limit_bytes: state.memory_limit() };
     }
     let cause = error.root_cause();
+    // Its type is wasmtime's own, so its text has to tell; a test would notice another.
+    if cause.to_string().contains("fuel allocated for hostcalls") {
+        return Fault::TooLarge { call, limit_bytes };
+    }
     let message = match printed {
         Some(printed) => format!("{cause}; it printed: {printed}"),
         None => cause.to_string(),

@@ -220,7 +220,8 @@ impl Envelope {
         let left = |window: u64| if window == forever { forever } else { window.saturating_sub(beyond) };
         let copy = FarCopy {
             age_ms: self.copy.age_ms.saturating_add(now.saturating_sub(self.written_at)),
-            fresh_ms: if until == forever { forever } else { until.saturating_sub(now) },
+            // No longer than its terms, wherever the tier's clock has been since.
+            fresh_ms: if until == forever { forever } else { until.saturating_sub(now) }.min(self.copy.fresh_ms),
             stale_ms: left(self.copy.stale_ms),
             rescue_ms: left(self.copy.rescue_ms),
             ..self.copy.clone()
@@ -424,5 +425,19 @@ mod tests {
         // The tier's clock was set back: it has aged by nothing.
         let copy = envelope.copy_at(envelope.written_at - 5_000, Envelope::NOT_ENDED).unwrap();
         assert_eq!((copy.age_ms, copy.fresh_ms), (17, 6_000));
+    }
+
+    #[test]
+    fn no_moment_of_writing_makes_a_copy_fresher_than_its_terms() {
+        let mut envelope = example();
+        // Outside of the checksum, so a store can fill it in; and so it can be anything.
+        for (written_at, fresh_ms) in [(u64::MAX, 0), (u64::MAX - 1, 60_000), (1 << 60, 60_000), (7, u64::MAX - 1)] {
+            (envelope.written_at, envelope.copy.fresh_ms) = (written_at, fresh_ms);
+            let read = Envelope::decode(&envelope.encode()).unwrap();
+            for now in [0, 1_700_000_000_000] {
+                let copy = read.copy_at(now, Envelope::NOT_ENDED);
+                assert!(copy.is_none_or(|copy| copy.fresh_ms <= fresh_ms), "{written_at}");
+            }
+        }
     }
 }

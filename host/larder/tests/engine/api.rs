@@ -509,3 +509,15 @@ fn a_swap_for_itself_keeps_what_was_learned() {
     }
     assert!(lost >= 4, "the requests tell nothing: only {lost} policies lose where nothing is handed over");
 }
+
+/// Tests keep compiled modules where cargo keeps what it builds (`.cargo/config.toml`), and not among the user's own.
+#[test]
+fn compiled_modules_stay_out_of_the_users_directory() {
+    let directory = std::env::var_os("LARDER_CACHE_DIR").expect("cargo sets it for what it runs");
+    let user = ["XDG_CACHE_HOME", "HOME"].map(|name| std::env::var_os(name).map(std::path::PathBuf::from));
+    let user = user[0].clone().or_else(|| Some(user[1].as_ref()?.join(".cache"))).map(|user| user.join("larder"));
+    assert_ne!(Some(std::path::PathBuf::from(&directory)), user);
+    // Loaded, and so kept: by this test, or one before it.
+    Policy::builtin("lru").unwrap().load().unwrap();
+    assert!(std::fs::read_dir(directory).unwrap().next().is_some());
+}

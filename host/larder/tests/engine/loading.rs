@@ -167,22 +167,84 @@ fn a_load_goes_on_without_its_leader() {
     }
 }
 
+/// Nothing but its own task polls it: a thread that waits is not within the runtime that it needs.
 #[test]
-fn a_thread_that_waits_runs_a_load_that_nobody_polls() {
-    let (cache, gate) = (cache::<u64>(), Gate::default());
-    let mut leader = Task::new(cache.get_with_async(1, {
-        let gate = gate.clone();
+fn a_thread_waits_for_a_load_of_a_runtime() {
+    let cache = cache::<u64>();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+    let (began, begun) = mpsc::channel();
+    let leader = runtime.spawn({
+        let cache = cache.clone();
         async move {
-            gate.passed().await;
-            5
+            let load = async move {
+                began.send(()).unwrap();
+                for _ in 0..10 {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+                5
+            };
+            cache.get_with_async(1, load).await
         }
-    }));
-    assert!(leader.poll().is_pending());
-    std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| cache.get_with(1, || unreachable!("it is being loaded")));
-        gate.open();
-        assert_eq!(waiting.join().unwrap(), 5);
     });
+    begun.recv().unwrap();
+    assert_eq!(cache.get_with(1, || unreachable!("it is being loaded")), 5);
+    assert_eq!(cache.entry(1).or_insert_with(|| unreachable!("it is there")).into_value(), 5);
+    assert_eq!(runtime.block_on(leader).unwrap(), 5);
+}
+
+/// The tasks of a load are gone, or will not be polled any more: a thread that waits for them loads for itself.
+#[test]
+fn a_thread_that_waits_for_nobody_loads_for_itself() {
+    for dropped in [true, false] {
+        let (cache, gate) = (cache::<u64>(), Gate::default());
+        let mut leader = Some(Task::new(cache.get_with_async(1, {
+            let gate = gate.clone();
+            async move {
+                gate.passed().await;
+                5
+            }
+        })));
+        assert!(leader.as_mut().unwrap().poll().is_pending());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| cache.get_with(1, || 6));
+            if dropped {
+                leader = None;
+            } else {
+                // From now on it could go on.
+                gate.open();
+            }
+            assert_eq!(waiting.join().unwrap(), 6);
+        });
+        assert_eq!(cache.get(&1), Some(6));
+        assert!(leader.is_none_or(|mut leader| leader.poll() == Poll::Ready(5)), "late, and not lost");
+        assert_eq!(cache.get(&1), Some(6), "nor kept");
+    }
+}
+
+/// It would wait for itself for ever.
+#[test]
+fn a_load_that_asks_for_its_own_key_is_told() {
+    let told = |ask: &dyn Fn(&Cache<u64, u64>) -> u64| {
+        let cache = cache::<u64>();
+        let panic = catch_unwind(AssertUnwindSafe(|| ask(&cache))).expect_err("it cannot have a value");
+        let text = panic.downcast_ref::<&str>().expect("a text");
+        assert!(text.contains("asked the cache for its own key"), "{text}");
+        assert_eq!(cache.get_with(1, || 9), 9, "and the next asks anew");
+    };
+    told(&|cache| cache.get_with(1, || cache.get_with(1, || 5)));
+    told(&|cache| cache.get_with(1, || cache.get_with(2, || cache.get_with(1, || 5))));
+    told(&|cache| cache.entry(1).and_upsert_with(|_| cache.get_with(1, || 5)).into_value());
+    told(&|cache| {
+        let inner = cache.clone();
+        block_on(cache.get_with_async(1, async move { inner.get_with_async(1, async { 5 }).await }))
+    });
+    told(&|cache| {
+        let inner = cache.clone();
+        block_on(cache.get_with_async(1, async move { inner.get_with(1, || 5) }))
+    });
+    // Another key is no matter, nor another cache.
+    let (one, other) = (cache::<u64>(), cache::<u64>());
+    assert_eq!(one.get_with(1, || one.get_with(2, || other.get_with(1, || 5))), 5);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use redb::{
 use super::DiskSetupError;
 use crate::tiered::envelope::Envelope;
 use crate::tiered::groups::Version;
+use crate::tiered::panics::caught;
 use crate::tiered::{Group, TierError};
 
 const COPIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("larder-disk-copies");
@@ -26,6 +27,9 @@ const GROUPS: TableDefinition<'_, &str, (u64, u64, u64)> = TableDefinition::new(
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("larder-disk");
 
 const FORMAT: u64 = 1;
+
+/// What is counted one by one, and moments in milliseconds, do not come so far. Beyond it there would be no next.
+const MOST: u64 = 1 << 62;
 
 /// The pages that redb keeps in memory.
 const PAGES: usize = 16 << 20;
@@ -152,10 +156,20 @@ struct Open {
     unswept: bool,
 }
 
+impl Open {
+    /// After an error. After a panic the engine answers nothing any more, and may panic once more when it is dropped.
+    fn close(&mut self, in_hand: Arc<Database>) {
+        let broken = (self.database.take(), in_hand);
+        let _ = caught(|| drop(broken));
+    }
+}
+
 impl File {
     /// Opens the file, or makes it, or sets it aside and makes another; with what is in it. `path` is for messages.
     pub(super) fn open(place: Place, path: &Path) -> Result<(File, Contents), DiskSetupError> {
-        let opened = open_database(&place, path).and_then(|database| Ok((contents(&database, path)?, database)));
+        let opened =
+            caught(|| open_database(&place, path).and_then(|database| Ok((contents(&database, path)?, database))));
+        let opened = opened.unwrap_or_else(|panic| Err(Unopened::Damaged(panic)));
         let (contents, database) = match opened {
             Ok(opened) => opened,
             Err(Unopened::Refused(error)) => return Err(error),
@@ -192,7 +206,13 @@ impl File {
             let read_one = |number: &u64| Ok(copies.get(number)?.map(|bytes| bytes.value().to_vec()));
             numbers.iter().map(read_one).collect()
         };
-        read().map_err(|error| TierError::Unavailable(error.to_string()))
+        match caught(read) {
+            Ok(read) => read.map_err(|error| TierError::Unavailable(error.to_string())),
+            Err(panic) => {
+                self.open.lock().close(database);
+                Err(TierError::Unavailable(panic))
+            }
+        }
     }
 
     /// Carries changes out, all or none. `live`: the numbers that memory knows, asked for where the file had to be opened again.
@@ -206,14 +226,16 @@ impl File {
         let mut open = self.open.lock();
         let database = self.database(&mut open)?;
         let sweep = open.unswept.then(live);
-        match write(&database, changes, moment, sync, sweep.as_ref()) {
+        let written =
+            caught(|| write(&database, changes, moment, sync, sweep.as_ref()).map_err(|error| error.to_string()));
+        match written.flatten() {
             Ok(()) => {
                 open.unswept = false;
                 Ok(())
             }
             Err(error) => {
-                open.database = None;
-                Err(error.to_string())
+                open.close(database);
+                Err(error)
             }
         }
     }
@@ -361,7 +383,13 @@ fn contents(database: &Database, path: &Path) -> Result<Contents, Unopened> {
         let path = path.to_path_buf();
         return Err(Unopened::Refused(DiskSetupError::Newer { path, found: format, known: FORMAT }));
     }
-    read().map_err(failed)
+    let contents = read().map_err(failed)?;
+    let versions = contents.groups.iter().flat_map(|(_, version)| [version.hard, version.soft]);
+    let numbers = contents.rows.iter().map(|(number, _)| *number).chain(versions);
+    if let Some(beyond) = numbers.chain([contents.counter, contents.moment]).find(|number| *number > MOST) {
+        return Err(Unopened::Damaged(format!("it has counted to {beyond}, where none can come")));
+    }
+    Ok(contents)
 }
 
 fn make(database: &Database) -> Result<Contents, redb::Error> {
@@ -372,4 +400,63 @@ fn make(database: &Database) -> Result<Contents, redb::Error> {
     writing.open_table(GROUPS)?;
     writing.commit()?;
     Ok(Contents { rows: Vec::new(), groups: Vec::new(), counter: 0, moment: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// redb takes the names of tables for text, and panics where they are not.
+    #[test]
+    fn a_file_at_which_the_engine_panics_is_set_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cache");
+        drop(File::open(Place::Path(path.clone()), &path).unwrap());
+        let mut bytes = std::fs::read(&path).unwrap();
+        let name = b"larder-disk-copies";
+        let places: Vec<_> = (0..bytes.len() - name.len()).filter(|at| bytes[*at..].starts_with(name)).collect();
+        assert!(!places.is_empty());
+        places.into_iter().for_each(|at| bytes[at + 13] ^= 0xff);
+        std::fs::write(&path, &bytes).unwrap();
+        let (_, contents) = File::open(Place::Path(path.clone()), &path).unwrap();
+        assert!(contents.rows.is_empty());
+        assert_eq!(std::fs::read(path.with_added_extension("damaged")).unwrap(), bytes);
+    }
+
+    type Damage = Box<dyn Fn(&redb::WriteTransaction)>;
+
+    /// Such a file once ended the process that opened it: there is no moment after its last.
+    #[test]
+    fn a_file_that_has_counted_to_the_end_is_set_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cache");
+        let most = |name: &'static str| {
+            move |writing: &redb::WriteTransaction| {
+                writing.open_table(ABOUT).unwrap().insert(name, u64::MAX).unwrap();
+            }
+        };
+        let damage: [Damage; 4] = [
+            Box::new(most("moment")),
+            Box::new(most("counter")),
+            Box::new(|writing| {
+                writing.open_table(GROUPS).unwrap().insert("tred", (u64::MAX, 0, 0)).unwrap();
+            }),
+            Box::new(|writing| {
+                writing.open_table(DESCRIBED).unwrap().insert(u64::MAX, (1, 1, 1, "k")).unwrap();
+            }),
+        ];
+        for damage in damage {
+            drop(File::open(Place::Path(path.clone()), &path).unwrap());
+            let database = Database::open(&path).unwrap();
+            let writing = database.begin_write().unwrap();
+            damage(&writing);
+            writing.commit().unwrap();
+            drop(database);
+            let (file, contents) = File::open(Place::Path(path.clone()), &path).unwrap();
+            assert!(contents.rows.is_empty() && contents.groups.is_empty());
+            assert_eq!((contents.counter, contents.moment), (0, 0));
+            drop(file);
+            std::fs::remove_file(path.with_added_extension("damaged")).expect("it was set aside");
+        }
+    }
 }

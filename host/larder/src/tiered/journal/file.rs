@@ -6,22 +6,27 @@
 //!
 //! A record is a byte for its format and then [`OnDisk`] as postcard has it.
 //!
-//! **When it is opened, and after its disk has failed, the file is written anew**, beside itself, and then takes its place. Where
-//! a sync fails, Linux drops what it had not written, goes on showing it to whoever reads, and says so once, perhaps to a process
+//! **When it is opened, and after its disk has failed, the file is copied**, beside itself, and the copy takes its place. Where a
+//! sync fails, Linux drops what it had not written, goes on showing it to whoever reads, and says so once, perhaps to a process
 //! that is gone: a later commit could be built upon pages that the disk never got, and be acknowledged, and be unreadable
-//! after a power cut. In a new file each page is synced anew. (Rebello and others, *Can Applications Recover from fsync
-//! Failures?*, ATC 2020.) Where the disk is only full nothing is dropped, and the old file will do.
+//! after a power cut. Of a copy each page is synced anew. (Rebello and others, *Can Applications Recover from fsync Failures?*,
+//! ATC 2020.) Where the disk is only full nothing is dropped, and the file will do as it is.
 
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
 use parking_lot::Mutex;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError};
+use redb::backends::FileBackend;
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition, TableError,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Change, Contents, JournalError, Record, Store, StoreError};
 use crate::tiered::BoxFuture;
+use crate::tiered::panics::caught;
 
 const WRITES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("larder-journal-writes");
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("larder-journal");
@@ -29,6 +34,9 @@ const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("larder-journ
 /// The format of the tables, and of the records.
 const FORMAT: u64 = 1;
 const RECORD_FORMAT: u8 = 1;
+
+/// Numbers are given one by one, and do not come so far. Beyond it there would be no next.
+const MOST: u64 = 1 << 62;
 
 /// The pages that redb keeps in memory. All that is read again is in memory as records.
 const PAGES: usize = 1 << 20;
@@ -87,36 +95,47 @@ fn decode(bytes: &[u8]) -> Result<Record, String> {
 
 /// Where the file is.
 trait Place: Send + Sync + 'static {
-    /// Opens what is there, or makes it.
+    /// Opens a copy of what is there, which takes its place; or makes it.
     fn open(&self) -> Result<Database, DatabaseError>;
 
-    /// An empty one, beside it.
-    fn open_beside(&self) -> Result<Database, DatabaseError>;
-
-    /// What is beside it takes its place, and is there after a power cut.
-    fn replace(&self) -> io::Result<()>;
+    /// Opens it without a copy.
+    fn open_as_it_is(&self) -> Result<Database, DatabaseError>;
 }
 
 impl Place for PathBuf {
     fn open(&self) -> Result<Database, DatabaseError> {
-        builder().create(self)
-    }
-
-    fn open_beside(&self) -> Result<Database, DatabaseError> {
-        let beside = beside(self);
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => builder().create(beside),
+        let old = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self)?;
+        // Where a link leads.
+        let path = fs::canonicalize(self)?;
+        // As redb locks what it opens.
+        let held = FileBackend::new(old)?;
+        match held.try_lock_range(Bound::Unbounded, Bound::Unbounded) {
+            Ok(true) => {}
+            Ok(false) => return Err(DatabaseError::DatabaseAlreadyOpen),
+            Err(error) => return Err(io::Error::other(error.to_string()).into()),
         }
+        let beside = beside(&path);
+        let copied = || -> Result<Database, DatabaseError> {
+            fs::copy(&path, &beside)?;
+            fs::OpenOptions::new().write(true).open(&beside)?.sync_all()?;
+            // What has to be repaired is repaired there.
+            let database = builder().create(&beside)?;
+            fs::rename(&beside, &path)?;
+            // Elsewhere a directory cannot be opened, and need not be.
+            #[cfg(unix)]
+            fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+            Ok(database)
+        };
+        let database = copied();
+        if database.is_err() {
+            // It may be what fills the disk; or it is there no more.
+            let _ = fs::remove_file(&beside);
+        }
+        database
     }
 
-    fn replace(&self) -> io::Result<()> {
-        fs::rename(beside(self), self)?;
-        // Elsewhere a directory cannot be opened, and need not be.
-        #[cfg(unix)]
-        fs::File::open(self.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")))?
-            .sync_all()?;
-        Ok(())
+    fn open_as_it_is(&self) -> Result<Database, DatabaseError> {
+        builder().create(self)
     }
 }
 
@@ -156,15 +175,19 @@ impl FileStore {
     }
 
     fn open_at(path: &Path, place: impl Place) -> Result<(FileStore, Contents), JournalError> {
-        let database = place.open().map_err(|error| not_opened(path, error))?;
-        let contents = contents(&database, path)?;
-        let database = match renew(&place, database) {
-            Ok(database) => database,
-            Err(error) if is_full(&error) => place.open().map_err(|error| not_opened(path, error))?,
-            Err(error) => {
-                return Err(JournalError::Io { path: path.to_path_buf(), cause: Arc::new(io::Error::other(error)) });
-            }
-        };
+        let opened = caught(|| {
+            let opened = match place.open() {
+                Err(DatabaseError::Storage(StorageError::Io(error))) if error.kind() == io::ErrorKind::StorageFull => {
+                    place.open_as_it_is()
+                }
+                other => other,
+            };
+            let database = opened.map_err(|error| not_opened(path, error))?;
+            let contents = contents(&database, path)?;
+            Ok((database, contents))
+        });
+        let (database, contents) =
+            opened.unwrap_or_else(|what| Err(JournalError::Damaged { path: path.to_path_buf(), what }))?;
         let database = Mutex::new(State::Open(database));
         Ok((FileStore(Arc::new(Inner { path: path.to_path_buf(), place: Box::new(place), database })), contents))
     }
@@ -175,11 +198,11 @@ impl Inner {
         let mut state = self.database.lock();
         let opened = match std::mem::replace(&mut *state, State::InDoubt) {
             State::Open(database) => Ok(database),
-            State::Full => self.place.open().map_err(redb::Error::from),
+            State::Full => self.place.open_as_it_is().map_err(redb::Error::from),
             State::InDoubt => {
                 let path = self.path.display();
-                tracing::warn!(%path, "a journal is written anew, because its disk has failed");
-                self.place.open().map_err(redb::Error::from).and_then(|old| renew(&*self.place, old))
+                tracing::warn!(%path, "a journal is copied, because its disk has failed");
+                self.place.open().map_err(redb::Error::from)
             }
         };
         let written = opened.map_err(WriteError::Engine).and_then(|database| {
@@ -205,37 +228,8 @@ fn is_full(error: &redb::Error) -> bool {
     matches!(error, redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull)
 }
 
-/// Writes the file anew.
-fn renew(place: &dyn Place, old: Database) -> Result<Database, redb::Error> {
-    let new = place.open_beside()?;
-    copy(&old, &new)?;
-    // When it is dropped, nobody hears of an error.
-    new.close()?;
-    drop(old);
-    place.replace()?;
-    Ok(place.open()?)
-}
-
 fn told(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
     Arc::new(error)
-}
-
-fn copy(old: &Database, new: &Database) -> Result<(), redb::Error> {
-    let (reading, writing) = (old.begin_read()?, new.begin_write()?);
-    {
-        let mut about = writing.open_table(ABOUT)?;
-        for row in reading.open_table(ABOUT)?.iter()? {
-            let (what, value) = row?;
-            about.insert(what.value(), value.value())?;
-        }
-        let mut writes = writing.open_table(WRITES)?;
-        for row in reading.open_table(WRITES)?.iter()? {
-            let (number, bytes) = row?;
-            writes.insert(number.value(), bytes.value())?;
-        }
-    }
-    writing.commit()?;
-    Ok(())
 }
 
 fn not_opened(path: &Path, error: DatabaseError) -> JournalError {
@@ -288,6 +282,10 @@ fn contents(database: &Database, path: &Path) -> Result<Contents, JournalError> 
         let number = number.value();
         let record = decode(bytes.value()).map_err(|what| damaged(format!("write {number} cannot be read: {what}")))?;
         contents.records.push((number, Arc::new(record)));
+    }
+    let highest = contents.records.iter().map(|(number, _)| *number).fold(contents.last, u64::max);
+    if highest > MOST {
+        return Err(damaged(format!("it has given the number {highest}, to which none can come")));
     }
     Ok(contents)
 }
@@ -368,9 +366,6 @@ impl Store for FileStore {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-
-    use redb::StorageBackend;
-    use redb::backends::FileBackend;
 
     use super::*;
     #[cfg(feature = "testkit")]
@@ -499,6 +494,26 @@ mod tests {
         drop(database);
         let error = open().unwrap_err();
         assert!(matches!(error, JournalError::Newer { found: 9, known: 1, .. }), "{error}");
+        // Of numbers after which there is none.
+        for in_about in [true, false] {
+            fs::remove_file(&path).unwrap();
+            drop(FileStore::open(&path).unwrap());
+            let database = Database::open(&path).unwrap();
+            let writing = database.begin_write().unwrap();
+            if in_about {
+                writing.open_table(ABOUT).unwrap().insert("last", u64::MAX).unwrap();
+            } else {
+                let record = encode(&record("7", None)).unwrap();
+                writing.open_table(WRITES).unwrap().insert(u64::MAX, &*record).unwrap();
+            }
+            writing.commit().unwrap();
+            drop(database);
+            let error = open().unwrap_err();
+            assert!(
+                matches!(&error, JournalError::Damaged { what, .. } if what.contains(&u64::MAX.to_string())),
+                "{error}"
+            );
+        }
         fs::remove_file(&path).unwrap();
         let database = Database::create(&path).unwrap();
         let writing = database.begin_write().unwrap();
@@ -549,13 +564,8 @@ mod tests {
             builder().create_with_backend(FullDisk(FileBackend::new(file)?, self.1.clone()))
         }
 
-        fn open_beside(&self) -> Result<Database, DatabaseError> {
-            drop(fs::remove_file(beside(&self.0)));
-            FullPlace(beside(&self.0), self.1.clone()).open()
-        }
-
-        fn replace(&self) -> io::Result<()> {
-            fs::rename(beside(&self.0), &self.0)
+        fn open_as_it_is(&self) -> Result<Database, DatabaseError> {
+            self.open()
         }
     }
 
@@ -590,27 +600,22 @@ mod tests {
     struct Platters([Arc<Platter>; 2], Arc<AtomicBool>);
 
     #[cfg(feature = "testkit")]
-    impl Platters {
-        fn at(&self, beside: bool) -> &Arc<Platter> {
-            &self.0[usize::from(self.1.load(SeqCst) ^ beside)]
-        }
-    }
-
-    #[cfg(feature = "testkit")]
     impl Place for Platters {
         fn open(&self) -> Result<Database, DatabaseError> {
-            builder().create_with_backend(self.at(false).attach())
-        }
-
-        fn open_beside(&self) -> Result<Database, DatabaseError> {
-            let beside = self.at(true).attach();
-            beside.erase();
-            builder().create_with_backend(beside)
-        }
-
-        fn replace(&self) -> io::Result<()> {
+            let at = usize::from(self.1.load(SeqCst));
+            let (old, new) = (self.0[at].attach(), self.0[1 - at].attach());
+            let mut bytes = vec![0; old.len()? as usize];
+            old.read(0, &mut bytes)?;
+            new.erase();
+            new.write(0, &bytes)?;
+            new.sync_data()?;
+            let database = builder().create_with_backend(new)?;
             self.1.fetch_xor(true, SeqCst);
-            Ok(())
+            Ok(database)
+        }
+
+        fn open_as_it_is(&self) -> Result<Database, DatabaseError> {
+            unreachable!("these are never full")
         }
     }
 
