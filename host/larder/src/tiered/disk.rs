@@ -30,7 +30,7 @@ use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use self::file::{Change, Described, File, Place};
+use self::file::{Change, Described, File, Known, Place};
 use super::envelope::Envelope;
 use super::far::GroupVersion;
 use super::groups::{Groups, Reached, Version};
@@ -172,7 +172,6 @@ impl DiskTierBuilder {
                 pending: HashMap::default(),
                 limbo: HashSet::default(),
                 all_in_limbo: false,
-                groups_owed: false,
                 last: contents.rows.iter().map(|(number, _)| *number).max().unwrap_or(0),
                 queue: Vec::new(),
                 removals: Vec::new(),
@@ -307,9 +306,6 @@ struct State {
     limbo: HashSet<u64, RandomState>,
     /// A commit failed: it may have one of any key.
     all_in_limbo: bool,
-    /// A commit failed: the file may not know of all groups' invalidations. Copies that were kept since have stamps that say
-    /// they came after these, so the next commit brings the groups, too.
-    groups_owed: bool,
     /// The last number that a copy was given.
     last: u64,
     queue: Vec<Queued>,
@@ -331,13 +327,13 @@ struct Row {
 }
 
 impl State {
-    /// All that is known of groups, if the file is owed it: it has that once the next commit is through.
-    fn owed_groups(&mut self) -> Option<Change> {
-        std::mem::take(&mut self.groups_owed).then(|| Change::Groups {
-            said: self.groups.versions().collect(),
+    /// What a file has to have that was opened again.
+    fn known(&self) -> Known {
+        Known {
+            live: self.rows.values().map(|row| row.number).collect(),
+            groups: self.groups.versions().collect(),
             counter: self.groups.stamp(),
-            instead: true,
-        })
+        }
     }
 }
 
@@ -607,13 +603,11 @@ impl Drop for Shared {
         // What was kept is there after a restart: nobody else can see to it any more.
         let moment = self.now();
         let state = self.state.get_mut();
-        let mut changes: Vec<_> = state.removals.drain(..).map(Change::Remove).collect();
-        changes.extend(state.owed_groups());
-        if state.unsynced > 0 || !changes.is_empty() {
-            let live = || state.rows.values().map(|row| row.number).collect();
-            if let Err(error) = self.file.commit(&changes, moment, true, &live) {
-                tracing::warn!(path = %self.path.display(), error, "what a disk tier kept last may be lost");
-            }
+        let changes: Vec<_> = state.removals.drain(..).map(Change::Remove).collect();
+        if (state.unsynced > 0 || !changes.is_empty())
+            && let Err(error) = self.file.commit(&changes, moment, true, &|| state.known())
+        {
+            tracing::warn!(path = %self.path.display(), error, "what a disk tier kept last may be lost");
         }
     }
 }
@@ -640,8 +634,7 @@ impl Committing {
             let shared = self.shared.clone();
             let sync = self.under_way.as_ref().is_some_and(|batch| batch.sync);
             let committing = tokio::task::spawn_blocking(move || {
-                let live = || shared.state.lock().rows.values().map(|row| row.number).collect();
-                shared.file.commit(&changes, shared.now(), sync, &live)
+                shared.file.commit(&changes, shared.now(), sync, &|| shared.state.lock().known())
             });
             let result = committing.await.unwrap_or_else(|panic| Err(panic.to_string()));
             self.end(result);
@@ -679,7 +672,6 @@ impl Committing {
             changes.extend(queued.changes);
             batch.waiting.push(queued.told);
         }
-        changes.extend(state.owed_groups());
         drop(state);
         self.under_way = Some(batch);
         Some(changes)
@@ -702,7 +694,7 @@ impl Committing {
             Err(error) => {
                 tracing::warn!(path = %self.shared.path.display(), error, "a disk tier failed");
                 state.limbo.extend(batch.limbo);
-                (state.all_in_limbo, state.groups_owed) = (true, true);
+                state.all_in_limbo = true;
                 for (number, key) in &batch.puts {
                     if state.rows.get(key).is_some_and(|row| row.number == *number) {
                         state.rows.remove(key);

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use redb::{
-    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError,
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
+    TableError, WriteTransaction,
 };
 
 use super::DiskSetupError;
@@ -55,6 +56,14 @@ pub(super) enum Change {
         counter: u64,
         instead: bool,
     },
+}
+
+/// What memory knows, for a file that was opened again: it may have copies that memory does not, and not know of what was
+/// invalidated last. Copies that are kept from then on have stamps that say they came after that.
+pub(super) struct Known {
+    pub(super) live: HashSet<u64>,
+    pub(super) groups: Vec<(Group, Version)>,
+    pub(super) counter: u64,
 }
 
 /// What a file has.
@@ -117,14 +126,6 @@ impl Place {
         }
     }
 
-    fn open_again(&self) -> Result<Database, DatabaseError> {
-        match self {
-            Place::Path(path) => builder().open(path),
-            #[cfg(feature = "testkit")]
-            Place::Medium(medium) => medium.open(builder()),
-        }
-    }
-
     /// The bytes that it begins with.
     fn begins(&self) -> Vec<u8> {
         match self {
@@ -146,13 +147,15 @@ impl Place {
 
 pub(super) struct File {
     place: Place,
+    /// For messages.
+    path: PathBuf,
     open: Mutex<Open>,
 }
 
 struct Open {
     /// None after an error: redb takes no more commits then until it is opened again.
     database: Option<Arc<Database>>,
-    /// It was opened again, and may have copies that nobody knows.
+    /// It was opened again, and has not been told what memory knows.
     unswept: bool,
 }
 
@@ -167,33 +170,17 @@ impl Open {
 impl File {
     /// Opens the file, or makes it, or sets it aside and makes another; with what is in it. `path` is for messages.
     pub(super) fn open(place: Place, path: &Path) -> Result<(File, Contents), DiskSetupError> {
-        let opened =
-            caught(|| open_database(&place, path).and_then(|database| Ok((contents(&database, path)?, database))));
-        let opened = opened.unwrap_or_else(|panic| Err(Unopened::Damaged(panic)));
-        let (contents, database) = match opened {
-            Ok(opened) => opened,
-            Err(Unopened::Refused(error)) => return Err(error),
-            Err(Unopened::Damaged(what)) => {
-                let aside = path.with_added_extension("damaged");
-                tracing::warn!(path = %path.display(), aside = %aside.display(), what, "a disk tier is damaged, and begins anew");
-                place.set_aside(&aside).map_err(|error| io(path, &error))?;
-                let again = |unopened| match unopened {
-                    Unopened::Refused(error) => error,
-                    Unopened::Damaged(what) => DiskSetupError::Io { path: path.to_path_buf(), reason: what },
-                };
-                let database = open_database(&place, path).map_err(again)?;
-                (self::contents(&database, path).map_err(again)?, database)
-            }
-        };
+        let (contents, database) = open_or_begin_anew(&place, path)?;
         let open = Open { database: Some(Arc::new(database)), unswept: false };
-        Ok((File { place, open: Mutex::new(open) }, contents))
+        Ok((File { place, path: path.to_path_buf(), open: Mutex::new(open) }, contents))
     }
 
     fn database(&self, open: &mut Open) -> Result<Arc<Database>, String> {
         if let Some(database) = &open.database {
             return Ok(database.clone());
         }
-        let database = Arc::new(self.place.open_again().map_err(|error| error.to_string())?);
+        let (_, database) = open_or_begin_anew(&self.place, &self.path).map_err(|error| error.to_string())?;
+        let database = Arc::new(database);
         (open.database, open.unswept) = (Some(database.clone()), true);
         Ok(database)
     }
@@ -215,19 +202,18 @@ impl File {
         }
     }
 
-    /// Carries changes out, all or none. `live`: the numbers that memory knows, asked for where the file had to be opened again.
+    /// Carries changes out, all or none. `known` is asked where the file had to be opened again.
     pub(super) fn commit(
         &self,
         changes: &[Change],
         moment: u64,
         sync: bool,
-        live: &dyn Fn() -> HashSet<u64>,
+        known: &dyn Fn() -> Known,
     ) -> Result<(), String> {
         let mut open = self.open.lock();
         let database = self.database(&mut open)?;
-        let sweep = open.unswept.then(live);
-        let written =
-            caught(|| write(&database, changes, moment, sync, sweep.as_ref()).map_err(|error| error.to_string()));
+        let known = open.unswept.then(known);
+        let written = caught(|| write(&database, changes, moment, sync, known).map_err(|error| error.to_string()));
         match written.flatten() {
             Ok(()) => {
                 open.unswept = false;
@@ -246,10 +232,10 @@ fn write(
     changes: &[Change],
     moment: u64,
     sync: bool,
-    sweep: Option<&HashSet<u64>>,
+    known: Option<Known>,
 ) -> Result<(), redb::Error> {
     let mut writing = database.begin_write()?;
-    if !sync && sweep.is_none() {
+    if !sync && known.is_none() {
         writing.set_durability(Durability::None)?;
     }
     {
@@ -257,7 +243,7 @@ fn write(
         let mut described = writing.open_table(DESCRIBED)?;
         let mut about = writing.open_table(ABOUT)?;
         about.insert("moment", moment)?;
-        if let Some(live) = sweep {
+        if let Some(Known { live, groups, counter }) = known {
             let unknown = |number: &u64| !live.contains(number);
             let numbers: Result<Vec<_>, StorageError> =
                 described.iter()?.map(|row| row.map(|(number, _)| number.value())).collect();
@@ -265,6 +251,7 @@ fn write(
                 copies.remove(number)?;
                 described.remove(number)?;
             }
+            say_of_groups(&writing, &mut about, &groups, counter, true)?;
         }
         for change in changes {
             match change {
@@ -286,20 +273,51 @@ fn write(
                     described.remove(number)?;
                 }
                 Change::Groups { said, counter, instead } => {
-                    if *instead {
-                        writing.delete_table(GROUPS)?;
-                    }
-                    let mut groups = writing.open_table(GROUPS)?;
-                    for (group, Version { hard, soft, soft_at }) in said {
-                        groups.insert(&*name_of(group), (*hard, *soft, *soft_at))?;
-                    }
-                    about.insert("counter", counter)?;
+                    say_of_groups(&writing, &mut about, said, *counter, *instead)?;
                 }
             }
         }
     }
     writing.commit()?;
     Ok(())
+}
+
+/// `instead`: of all that was said.
+fn say_of_groups(
+    writing: &WriteTransaction,
+    about: &mut Table<'_, &str, u64>,
+    said: &[(Group, Version)],
+    counter: u64,
+    instead: bool,
+) -> Result<(), redb::Error> {
+    if instead {
+        writing.delete_table(GROUPS)?;
+    }
+    let mut groups = writing.open_table(GROUPS)?;
+    for (group, Version { hard, soft, soft_at }) in said {
+        groups.insert(&*name_of(group), (*hard, *soft, *soft_at))?;
+    }
+    about.insert("counter", counter)?;
+    Ok(())
+}
+
+/// Opens what is there, or makes it, or sets it aside and makes another; with what is in it.
+fn open_or_begin_anew(place: &Place, path: &Path) -> Result<(Contents, Database), DiskSetupError> {
+    let opened = caught(|| open_database(place, path).and_then(|database| Ok((contents(&database, path)?, database))));
+    let what = match opened.unwrap_or_else(|panic| Err(Unopened::Damaged(panic))) {
+        Ok(opened) => return Ok(opened),
+        Err(Unopened::Refused(error)) => return Err(error),
+        Err(Unopened::Damaged(what)) => what,
+    };
+    let aside = path.with_added_extension("damaged");
+    tracing::warn!(path = %path.display(), aside = %aside.display(), what, "a disk tier is damaged, and begins anew");
+    place.set_aside(&aside).map_err(|error| io(path, &error))?;
+    let again = |unopened| match unopened {
+        Unopened::Refused(error) => error,
+        Unopened::Damaged(what) => DiskSetupError::Io { path: path.to_path_buf(), reason: what },
+    };
+    let database = open_database(place, path).map_err(again)?;
+    Ok((contents(&database, path).map_err(again)?, database))
 }
 
 /// Why a file was not opened.
