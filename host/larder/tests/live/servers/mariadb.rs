@@ -34,10 +34,13 @@ fn configure(install: PathBuf) -> impl Fn(&mut Command, u16, &Path) {
     let as_root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
     let user = if as_root { &["--user=root"][..] } else { &[] };
     move |command, port, directory| {
-        let (data, init) = (directory.join("data"), directory.join("init.sql"));
+        let (data, init, temporary) = (directory.join("data"), directory.join("init.sql"), directory.join("tmp"));
+        // Each its own: one that starts removes what looks like a dead one's temporary tables.
+        fs::create_dir_all(&temporary).expect("a directory");
         if !data.exists() {
             let mut installing = Command::new(&install);
             installing.arg("--no-defaults").arg(format!("--datadir={}", data.display())).args(user);
+            installing.env("TMPDIR", &temporary);
             installing.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
             let output = installing.stdin(Stdio::null()).output().expect("mariadb-install-db starts");
             assert!(output.status.success(), "mariadb-install-db: {}", String::from_utf8_lossy(&output.stderr));
@@ -49,6 +52,7 @@ fn configure(install: PathBuf) -> impl Fn(&mut Command, u16, &Path) {
         fs::write(&init, sql).expect("a file");
         command.arg("--no-defaults").arg(format!("--datadir={}", data.display())).args(user);
         command.arg(format!("--init-file={}", init.display()));
+        command.arg(format!("--tmpdir={}", temporary.display()));
         command.arg(format!("--socket={}", directory.join("socket").display()));
         command.arg(format!("--pid-file={}", directory.join("pid").display()));
         command.args([&format!("--port={port}"), "--bind-address=127.0.0.1", "--skip-log-bin", "--skip-name-resolve"]);
