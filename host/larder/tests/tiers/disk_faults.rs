@@ -78,10 +78,11 @@ impl World {
             match opened {
                 Ok(tier) => return tier,
                 // The disk fails just now. So it does for a service, which is started again.
+                Err(error) if attempt == 20 => panic!("it cannot be opened, though the disk is well: {error}"),
                 Err(_) => self.tally.failed_calls += 1,
             }
         }
-        unreachable!("it is opened in the end")
+        unreachable!("it is opened or not")
     }
 
     fn tell(&self, what: impl FnOnce() -> String) {

@@ -330,6 +330,12 @@ fn io(path: &Path, error: &dyn std::fmt::Display) -> DiskSetupError {
     DiskSetupError::Io { path: path.to_path_buf(), reason: error.to_string() }
 }
 
+/// Whether an error says what the file is like, and not that the disk fails: one that is too short, too, for a power cut may
+/// leave it so.
+fn is_damage(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
+}
+
 fn builder() -> redb::Builder {
     let mut builder = redb::Builder::new();
     builder.set_cache_size(PAGES);
@@ -348,9 +354,7 @@ fn open_database(place: &Place, path: &Path) -> Result<Database, Unopened> {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
             Unopened::Refused(DiskSetupError::InUse(path.to_path_buf()))
         }
-        DatabaseError::Storage(StorageError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData => {
-            Unopened::Refused(io(path, &error))
-        }
+        DatabaseError::Storage(StorageError::Io(error)) if !is_damage(&error) => Unopened::Refused(io(path, &error)),
         other => {
             // Somebody else's file is left alone.
             if place.begins().starts_with(MAGIC) {
@@ -364,7 +368,7 @@ fn open_database(place: &Place, path: &Path) -> Result<Database, Unopened> {
 
 fn contents(database: &Database, path: &Path) -> Result<Contents, Unopened> {
     let failed = |error: redb::Error| match error {
-        redb::Error::Io(error) => Unopened::Refused(io(path, &error)),
+        redb::Error::Io(error) if !is_damage(&error) => Unopened::Refused(io(path, &error)),
         other => Unopened::Damaged(other.to_string()),
     };
     let reading = database.begin_read().map_err(|error| failed(error.into()))?;
