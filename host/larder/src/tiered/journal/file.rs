@@ -196,7 +196,10 @@ impl FileStore {
 impl Inner {
     fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
         let mut state = self.database.lock();
-        let opened = match std::mem::replace(&mut *state, State::InDoubt) {
+        let before = std::mem::replace(&mut *state, State::InDoubt);
+        // What was in doubt is in doubt still where the disk has no room for a copy.
+        let was_in_doubt = matches!(before, State::InDoubt);
+        let opened = match before {
             State::Open(database) => Ok(database),
             State::Full => self.place.open_as_it_is().map_err(redb::Error::from),
             State::InDoubt => {
@@ -215,7 +218,7 @@ impl Inner {
         written.map_err(|error| match error {
             WriteError::Record(error) => told(error),
             WriteError::Engine(error) => {
-                if is_full(&error) {
+                if is_full(&error) && !was_in_doubt {
                     *state = State::Full;
                 }
                 told(error)
@@ -476,7 +479,7 @@ mod tests {
                 }
             }
         }
-        assert!(noticed > 20 && harmless > 0, "{noticed} noticed, {harmless} harmless");
+        assert!(noticed > harmless && harmless > 0, "{noticed} noticed, {harmless} harmless");
         for bad in [b"not a journal, but a text of some length".repeat(100), good[..good.len() / 2].to_vec()] {
             fs::write(&path, &bad).unwrap();
             let error = open().unwrap_err();
