@@ -11,8 +11,8 @@ use larder::tiered::{Codec, RedisServer, RedisTier, Tier, Tiered};
 use redis::AsyncCommands;
 
 /// More keys than tier 0 has room for, read in turn: each read goes to Redis.
-const KEYS: usize = 20_000;
-const NEAR: u64 = 1_100;
+const KEYS: usize = 40_000;
+const NEAR: u64 = 2_000;
 const ROUNDS: usize = 31;
 const SINGLE: usize = 300;
 const BATCH: usize = 100;
