@@ -42,8 +42,9 @@
 mod glue;
 
 pub use crate::bindings::exports::larder::policy::patterns::{
-    Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Mark, Marks,
-    Moment, Operation, Outcome, Saving, Scope, Serving, Target, Terms, Then, Tier, Tiers, Traits, Turn, What,
+    Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Looking,
+    Mark, Marks, Moment, Operation, Outcome, Promotion, Saving, Scope, Serving, Target, Terms, Then, Tier, Tiers,
+    Traits, Turn, What,
 };
 #[doc(hidden)]
 pub use glue::{Component, describe};
@@ -86,8 +87,10 @@ pub struct Keyspace {
 /// 5. A write or invalidation is acknowledged only when it is done: saved or logged, and old copies replaced, dropped
 ///    or owed.
 /// 6. What was fenced is not kept after all.
+/// 7. What is told beforehand is what is answered: how a read starts that holds nothing, at any moment; and what follows
+///    a look with a [`Promotion`].
 ///
-/// The [test kit](crate::testkit::patterns) checks all six, and shrinks the operation that breaks one.
+/// The [test kit](crate::testkit::patterns) checks all seven, and shrinks the operation that breaks one.
 pub trait Patterns: Sized + 'static {
     /// The module's card.
     const ABOUT: About;
@@ -132,6 +135,25 @@ impl Facts {
     /// Whether it may be served where the source fails or is slow.
     pub fn may_rescue(&self) -> bool {
         self.fresh_ms > 0 || self.stale_ms > 0 || self.rescue_ms > 0
+    }
+}
+
+impl Promotion {
+    /// The answer that it tells, to whoever found a copy of which these are the facts; `None`: it does not speak of such a copy.
+    pub fn answer(&self, found: &Facts) -> Option<Answer> {
+        let speaks_of_it = found.fresh_ms > 0 && found.early_us == 0;
+        let terms = Terms {
+            fresh_ms: found.fresh_ms,
+            stale_ms: found.stale_ms,
+            rescue_ms: found.rescue_ms,
+            near_ms: self.near_ms,
+            quiet_ms: found.fresh_ms.min(self.near_ms),
+            early_us: 0,
+        };
+        let keeping = Keeping { what: What::Held, tiers: self.tiers, terms, announce: false };
+        let keep = (self.tiers != 0).then_some(keeping);
+        let serving = Serving { what: What::Held, mark: Mark::Fresh, quiet_ms: 0, keep, then: Then::End };
+        speaks_of_it.then(|| Action::Serve(serving).end())
     }
 }
 

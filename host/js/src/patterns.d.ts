@@ -87,7 +87,7 @@ export interface Serving {
 }
 
 export type Action =
-  | { tag: 'look'; val: number }
+  | { tag: 'look'; val: { tier: number; promote?: { tiers: number; nearMs: bigint } } }
   | { tag: 'join'; val: { scope: 'process' | 'fleet'; waitMs: bigint } }
   | { tag: 'load'; val: { softMs: bigint; hardMs: bigint; conditional: boolean } }
   | { tag: 'keep'; val: Keeping }

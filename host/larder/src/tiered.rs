@@ -72,6 +72,9 @@ use serde::Serialize;
 
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisBus, RedisBusBuilder, RedisServer, RedisSetupError, RedisTier, RedisTierBuilder};
+/// What values are in far tiers: see [`FarCopy`].
+pub use bytes::Bytes;
+
 #[cfg(feature = "config")]
 pub(crate) use builder::check_rule;
 pub use builder::{RuleError, TieredBuildError, TieredBuilder};
@@ -338,9 +341,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
         }
         let mut reads: Vec<_> = ops.iter_mut().map(|(_, op)| &mut **op).collect();
         Op::begin_together(&mut reads).await;
-        let mut begun = Vec::with_capacity(ops.len());
-        for (at, op) in ops {
-            begun.push((at, self.inner.go_on(*op).await));
+        let mut begun = Vec::new();
+        for (at, mut op) in ops {
+            match op.serve_at_once() {
+                Some(served) => values[at] = Ok(served.value),
+                None => begun.push((at, self.inner.begin(*op))),
+            }
         }
         for (at, answer) in begun {
             values[at] = ended(answer.await).map(|reply| match reply {
@@ -407,7 +413,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
                 let unit = ((random >> 11) + 1) as f64 / (1u64 << 53) as f64;
                 if facts.early_us as f64 * -unit.ln() < facts.fresh_ms as f64 * 1000.0 {
                     let age = Duration::from_millis(facts.age_ms);
-                    let value = held.copy.value.clone();
+                    let value = held.value.clone();
                     let served = Served { value, how: How::Fresh, tier: Some(0), age };
                     inner.tally.count(&served);
                     return Ok(served);
@@ -424,7 +430,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
             Err(op) => op,
         };
         Op::begin_together(&mut [&mut *op]).await;
-        match ended(self.inner.go_on(*op).await.await)? {
+        if let Some(served) = op.serve_at_once() {
+            return Ok(Lookup::Hit(served));
+        }
+        match self.inner.run(*op).await? {
             Reply::Served(served) => Ok(Lookup::Hit(served)),
             Reply::Missed(ticket) => Ok(Lookup::Miss(ticket)),
             Reply::Done => Err(TieredError::new(Failure::Unsupported)),

@@ -91,6 +91,43 @@ fn a_wrong_step_does_not_pass() {
     }
 }
 
+/// What looks were told with is what was answered once a copy had been found: by the host's reading of it and by the SDK's.
+#[test]
+fn what_is_told_beforehand_is_answered() {
+    use larder::tiered::testkit::steps;
+    use larder_guest::patterns as guest;
+    let (mut told, mut untold) = (0, 0);
+    for (name, lines) in corpus() {
+        for run in lines.iter().filter_map(|line| if let Line::Run(run) = line { Some(run) } else { None }) {
+            for pair in run.steps.windows(2) {
+                let [(.., look), (_, _, held, event, _, answered)] = pair else { continue };
+                let Some(("look", looking)) = case(look) else { continue };
+                if *event != json!("found") || held.is_null() {
+                    continue;
+                }
+                macro_rules! foretold {
+                    ($words:ident) => {{
+                        let looking = $words::Looking::read(looking).expect("a look");
+                        let held = $words::Facts::read(held).expect("a copy");
+                        let promotion = looking.promote.filter(|_| held.tier == looking.tier);
+                        promotion.and_then(|promotion| promotion.answer(&held)).map(|answer| answer.action.write())
+                    }};
+                }
+                let (by_host, by_guest) = (foretold!(steps), foretold!(guest));
+                assert_eq!(by_host, by_guest, "{name}");
+                match by_host {
+                    Some(action) => {
+                        assert_eq!(action, *answered, "{name}: {look} and then {held}");
+                        told += 1;
+                    }
+                    None => untold += 1,
+                }
+            }
+        }
+    }
+    assert!(told > 100 && untold > 100, "{told} told, {untold} untold");
+}
+
 /// A host that loses a parameter on the way to the module, or misreads it, is found out by some step.
 #[test]
 fn every_parameter_matters() {

@@ -10,21 +10,21 @@ pub fn check(data: &[u8]) {
     read(data);
     read(&repaired(data));
     if let Ok(envelope) = any(&mut Unstructured::new(data)) {
-        assert_eq!(Envelope::decode(&envelope.encode()), Ok(envelope), "what was written is read");
+        assert_eq!(Envelope::decode(envelope.encode()), Ok(envelope), "what was written is read");
     }
 }
 
 fn read(bytes: &[u8]) {
-    let Ok(envelope) = Envelope::decode(bytes) else { return };
+    let Ok(envelope) = Envelope::decode(bytes.to_vec()) else { return };
     assert_eq!(envelope.encode(), bytes, "there is one way to write an envelope");
     // Past its terms a copy may not be served, and nothing makes it fresher than it was.
     let end = envelope.written_at.checked_add(envelope.lifetime_ms()).filter(|end| *end < FarCopy::FOREVER);
     if let Some(end) = end {
-        assert_eq!(envelope.copy_at(end, Envelope::NOT_ENDED), None);
+        assert_eq!(envelope.clone().copy_at(end, Envelope::NOT_ENDED), None);
     }
     for now in [0, envelope.written_at, envelope.written_at / 2 + u64::MAX / 2, u64::MAX] {
         for ended in [0, envelope.written_at, Envelope::NOT_ENDED] {
-            let Some(copy) = envelope.copy_at(now, ended) else { continue };
+            let Some(copy) = envelope.clone().copy_at(now, ended) else { continue };
             assert!(copy.fresh_ms <= envelope.copy.fresh_ms && copy.age_ms >= envelope.copy.age_ms);
             assert!(copy.stale_ms <= envelope.copy.stale_ms && copy.rescue_ms <= envelope.copy.rescue_ms);
         }

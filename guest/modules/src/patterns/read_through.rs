@@ -18,12 +18,15 @@
 //!   in all tiers      keep in all tiers
 //! ```
 //!
+//! What a look is to lead to, where it finds a fresh copy, is told with it: the host need not ask (`promote` in
+//! `wit/patterns.wit`).
+//!
 //! A read that leads serves before it keeps in shared tiers: nobody waits for them. What it loaded is not kept if the key
 //! was invalidated meanwhile (the host fences it), but the read itself began before that, and gets it.
 
 use larder_guest::patterns::{
-    Action, Answer, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Mark, Marks, Serving, Then,
-    Traits, What,
+    Action, Answer, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Looking, Mark, Marks, Promotion,
+    Serving, Then, Traits, What,
 };
 
 use super::cookie::{Memory, Stage};
@@ -109,7 +112,14 @@ pub(super) fn look_on(step: &Step<'_>) -> Option<Answer> {
     let before = if step.memory.stage == Stage::Start { 0 } else { step.memory.tier };
     let tier = step.rules.tier_after(Some(before))?;
     let memory = Memory { tier, ..step.memory };
-    Some(Step { memory, ..*step }.go(Stage::Look, Action::Look(tier)))
+    let looking = Looking { tier, promote: promotion(step, tier) };
+    Some(Step { memory, ..*step }.go(Stage::Look, Action::Look(looking)))
+}
+
+/// What a read does with a fresh copy that it finds there, if that does not depend on when: then it need not ask again.
+fn promotion(step: &Step<'_>, tier: u8) -> Option<Promotion> {
+    let is_plain = step.turn.operation.kind == Kind::Read && step.rules.eager == 0.0;
+    is_plain.then(|| Promotion { tiers: step.rules.nearer_than(tier), near_ms: step.rules.near_ms })
 }
 
 /// Leads or waits; loads at once where each loads for itself.

@@ -139,7 +139,7 @@ fn say(action: &Action) -> String {
         None => String::new(),
     };
     match action {
-        Action::Look(tier) => format!("look {tier}"),
+        Action::Look(looking) => format!("look {}", looking.tier),
         Action::Join(j) => format!("join {}, {}", if j.scope == Scope::Fleet { "fleet" } else { "process" }, j.wait_ms),
         Action::Load(l) => format!(
             "load{}{}",

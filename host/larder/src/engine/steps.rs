@@ -5,6 +5,9 @@
 //! step; a caller takes whichever is free. An instance that traps or does not answer in time is dropped with its store,
 //! and the step is asked once more of a new one. If that fails too, the caller has to do without.
 //!
+//! Two answers are had without asking: how a read starts that holds nothing is asked once, and what follows a look that found
+//! a fresh copy was told with it. The contract has both ("What the host need not ask").
+//!
 //! A module that fails every step must not cost every operation two deadlines: after some failures in a row it is *rested*,
 //! a second at first and then for twice as long each time, and every step fails at once meanwhile.
 
@@ -34,8 +37,9 @@ use crate::{
 };
 
 pub(crate) use super::generated_patterns::exports::larder::policy::patterns::{
-    Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Mark, Marks,
-    Moment, Operation, Outcome, Saving, Scope, Serving, Target, Terms, Then, Traits, Turn, What,
+    Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Looking,
+    Mark, Marks, Moment, Operation, Outcome, Promotion, Saving, Scope, Serving, Target, Terms, Then, Traits, Turn,
+    What,
 };
 
 /// The interfaces of the world `patterns-module`, each at the version that this host speaks.
@@ -152,6 +156,8 @@ pub(crate) struct Rulebook {
     workers: Box<[Mutex<Option<Worker>>]>,
     rest: Mutex<Rest>,
     tally: Arc<Tally>,
+    /// How reads start that hold nothing: those that may load, and those that want only what is there.
+    starts: [OnceLock<Answer>; 2],
 }
 
 /// Whether the module is rested.
@@ -182,7 +188,8 @@ impl Rulebook {
     ) -> Result<Self, PolicyError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = (0..cores).map(|_| Mutex::new(None)).collect();
-        let book = Rulebook { compiled, bounds, keyspaces, workers, rest: Mutex::default(), tally };
+        let starts = Default::default();
+        let book = Rulebook { compiled, bounds, keyspaces, workers, rest: Mutex::default(), tally, starts };
         let first = book.hire()?;
         *book.workers[0].lock() = Some(first);
         Ok(book)
@@ -215,6 +222,30 @@ impl Rulebook {
                 },
             }),
         }
+    }
+
+    /// How a read starts that holds nothing, in the first keyspace.
+    ///
+    /// # Errors
+    /// As [`Self::step`]; the next one asks again.
+    pub(crate) fn start_of_read(&self, cached_only: bool) -> Result<Answer, Fault> {
+        let known = &self.starts[usize::from(cached_only)];
+        if let Some(answer) = known.get() {
+            return Ok(*answer);
+        }
+        let traits = if cached_only { Traits::CACHED_ONLY } else { Traits::empty() };
+        let operation = Operation {
+            keyspace: 0,
+            kind: Kind::Read,
+            target: Target::Key,
+            traits,
+            cookie: 0,
+            elapsed_ms: 0,
+            held: None,
+            brought: None,
+        };
+        let answer = self.step(Moment { now: 0, random: 0 }, operation, Event::Start)?;
+        Ok(*known.get_or_init(|| answer))
     }
 
     /// What is next?
@@ -329,6 +360,23 @@ impl Rulebook {
             tracing::error!(module = self.description().name, %fault, ?span, "a patterns module is rested");
         }
         rest.last = Some(fault);
+    }
+}
+
+impl Promotion {
+    /// The answer that it tells, to whoever found a copy of which these are the facts; `None`: it does not speak of such a copy.
+    /// The guests' SDK has the same, by which its test kit holds modules to it.
+    pub fn answer(&self, found: &Facts) -> Option<Answer> {
+        if found.fresh_ms == 0 || found.early_us != 0 {
+            return None;
+        }
+        let Facts { fresh_ms, stale_ms, rescue_ms, .. } = *found;
+        let quiet_ms = fresh_ms.min(self.near_ms);
+        let terms = Terms { fresh_ms, stale_ms, rescue_ms, near_ms: self.near_ms, quiet_ms, early_us: 0 };
+        let keeping = Keeping { what: What::Held, tiers: self.tiers, terms, announce: false };
+        let keep = (self.tiers != 0).then_some(keeping);
+        let serving = Serving { what: What::Held, mark: Mark::Fresh, quiet_ms: 0, keep, then: Then::End };
+        Some(Answer { cookie: 0, action: Action::Serve(serving) })
     }
 }
 

@@ -566,7 +566,7 @@ impl Shared {
         {
             let state = self.state();
             for key in keys {
-                looked.push(Looked { token: self.token(&state, key), copy: None, damaged: false });
+                looked.push(Looked { token: Some(self.token(&state, key)), copy: None, damaged: false });
                 found.push(self.find(&state, key));
             }
         }

@@ -18,14 +18,15 @@ use super::gather::{LoadsWith, SavesWith, ToSave};
 use super::groups::{Group, Reached};
 use super::host::Inner;
 use super::journal::{Flushing, LogError, Record, SaveTurn};
-use super::near::{Copy, Key, Token};
+use super::near::{Copy, Found, Key, Token};
 use super::source::{Answer as SourceAnswer, Loaded, SourceError};
 use super::{How, Served, Ticket, TieredError};
 use crate::engine::steps::{
-    Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Mark,
-    Moment, Operation, Outcome, Rulebook, Saving, Scope, Serving, Target, Terms, Then, Traits, Turn, What,
+    Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Looking,
+    Mark, Moment, Operation, Outcome, Promotion, Rulebook, Saving, Scope, Serving, Target, Terms, Then, Traits, Turn,
+    What,
 };
-use crate::eviction::NEVER;
+use crate::eviction::{Fault, NEVER};
 
 /// No operation takes more steps.
 const MOST_STEPS: usize = 256;
@@ -42,11 +43,17 @@ pub(crate) struct Landing<V> {
 /// A copy that an operation holds, and when that ends or ended as far as this operation knows.
 pub(crate) struct Held<V> {
     pub(crate) tier: u8,
-    pub(crate) copy: Arc<Copy<V>>,
+    pub(crate) value: Option<V>,
+    pub(crate) copy: Arc<Copy>,
     pub(crate) until: u64,
 }
 
 impl<V> Held<V> {
+    fn near(found: Found<V>) -> Self {
+        let Found { value, copy, until } = found;
+        Held { tier: 0, value, copy, until }
+    }
+
     pub(crate) fn facts(&self, now: u64) -> Facts {
         self.copy.facts(self.tier, self.until, now)
     }
@@ -132,13 +139,20 @@ pub(crate) struct Op<K: Key, V: Clone + Send + Sync + 'static> {
     pub(crate) traits: Traits,
     cookie: u64,
     started: u64,
+    /// The moment of the last step: by the facts as they were then its answer is judged, and from then on its terms count.
+    asked_at: u64,
     /// The bits for the first step, where they were drawn already.
     pub(crate) random: Option<u64>,
+    /// What the last look was told with, and where that was.
+    promotion: Option<(u8, Promotion)>,
     /// How far it was taken together with others, or by its caller: what has happened, and the answer to that if it was asked
     /// for already.
     begun: Option<(Event, Option<Answer>)>,
     pub(crate) near_token: Option<Token>,
+    /// By tier, from the first far one on; those that are not there were not taken.
     pub(crate) far_tokens: Vec<Option<far::Token>>,
+    /// Far tiers that gave a copy and no token.
+    without_tokens: u8,
     pub(crate) held: Option<Held<V>>,
     pub(crate) brought: Option<Arc<Landing<V>>>,
     pub(crate) loaded: Option<Arc<Landing<V>>>,
@@ -166,17 +180,21 @@ pub(crate) struct Op<K: Key, V: Clone + Send + Sync + 'static> {
 impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     pub(crate) fn new(inner: Arc<Inner<K, V>>, kind: Kind, about: About<K>) -> Self {
         let book = inner.book.read().clone();
+        let now = inner.near.now();
         let mut op = Op {
             book,
             kind,
             about,
             traits: Traits::empty(),
             cookie: 0,
-            started: inner.near.now(),
+            started: now,
+            asked_at: now,
             random: None,
+            promotion: None,
             begun: None,
             near_token: None,
-            far_tokens: vec![None; inner.far.len()],
+            far_tokens: Vec::new(),
+            without_tokens: 0,
             held: None,
             brought: None,
             loaded: None,
@@ -204,16 +222,33 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     fn look_near(&mut self) {
         if let About::Key(key) = &self.about {
             self.near_token = Some(self.inner.near.token(key));
-            let found = self.inner.near.look(key);
-            self.held = found.map(|(copy, until)| Held { tier: 0, copy, until });
+            self.held = self.inner.near.look(key).map(Held::near);
+        }
+    }
+
+    /// The answer to an event, where the module need not be asked: see "What the host need not ask" in `wit/patterns.wit`.
+    fn known_answer(&mut self, event: Event) -> Option<Result<Answer, Fault>> {
+        match event {
+            Event::Start if self.kind == Kind::Read && self.held.is_none() => {
+                Some(self.book.start_of_read(self.traits.contains(Traits::CACHED_ONLY)))
+            }
+            Event::Found => {
+                let (tier, promotion) = self.promotion.take()?;
+                self.asked_at = self.inner.near.now();
+                self.check_held_at(self.asked_at);
+                let held = self.held.as_ref().filter(|held| held.tier == tier)?;
+                promotion.answer(&held.facts(self.asked_at)).map(Ok)
+            }
+            _ => None,
         }
     }
 
     /// The next turn: facts as they are now.
     fn turn(&mut self, event: Event) -> Turn {
-        self.check_held();
+        self.asked_at = self.inner.near.now();
+        self.check_held_at(self.asked_at);
         let random = self.random.take().unwrap_or_else(|| self.inner.random());
-        Turn { moment: Moment { now: self.inner.near.now(), random }, operation: self.operation(), event }
+        Turn { moment: Moment { now: self.asked_at, random }, operation: self.operation(), event }
     }
 
     /// Takes reads as far as their callers may take them themselves: their first steps, each in one call for all, and the looks
@@ -232,20 +267,30 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         }
     }
 
-    /// Takes the next step of operations in one call. Where that does not work out, each takes its own.
+    /// Takes the next step of operations, those that have to be asked for in one call. Where that does not work out, each takes its own.
     fn step_together(ops: &mut [&mut Self]) {
         let Some(book) = ops.first().map(|op| op.book.clone()) else { return };
         if !ops.iter().all(|op| Arc::ptr_eq(&op.book, &book)) {
             return;
         }
-        let turns: Vec<_> =
-            ops.iter_mut().map(|op| op.turn(op.begun.map_or(Event::Start, |(event, _)| event))).collect();
+        let (mut asking, mut turns) = (Vec::new(), Vec::new());
+        for op in ops {
+            let event = op.begun.map_or(Event::Start, |(event, _)| event);
+            match op.known_answer(event) {
+                Some(answer) => op.begun = Some((event, answer.ok())),
+                None => {
+                    turns.push(op.turn(event));
+                    asking.push(op);
+                }
+            }
+        }
         let answers = match turns[..] {
+            [] => return,
             [Turn { moment, operation, event }] => book.step(moment, operation, event).map(|answer| vec![answer]),
             _ => book.step_many(&turns),
         };
         if let Ok(answers) = answers {
-            ops.iter_mut().zip(turns).zip(answers).for_each(|((op, turn), answer)| {
+            asking.into_iter().zip(turns).zip(answers).for_each(|((op, turn), answer)| {
                 op.begun = Some((turn.event, Some(answer)));
             });
         }
@@ -254,7 +299,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     /// The far tier in which its next step is to look.
     fn wants_to_look(&self) -> Option<u8> {
         match self.begun {
-            Some((_, Some(Answer { action: Action::Look(tier @ 1..8), .. }))) => {
+            Some((_, Some(Answer { action: Action::Look(Looking { tier: tier @ 1..8, .. }), .. }))) => {
                 (self.kind == Kind::Read && self.has_tiers(1 << tier)).then_some(tier)
             }
             _ => None,
@@ -263,23 +308,25 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
 
     async fn look_together(tier: u8, ops: &mut [&mut Self]) {
         for op in ops.iter_mut() {
-            if let Some((_, Some(answer))) = op.begun {
-                op.cookie = answer.cookie;
+            if let Some((_, Some(Answer { cookie, action: Action::Look(looking) }))) = op.begun {
+                op.cookie = cookie;
+                op.promotion = looking.promote.map(|promotion| (tier, promotion));
             }
             op.begun = Some((Event::TierDown, None));
         }
         let Some(inner) = ops.first().map(|op| op.inner.clone()) else { return };
         let far = &inner.far[usize::from(tier) - 1];
-        let mut asked = Vec::with_capacity(ops.len());
+        let (mut asked, mut name) = (Vec::with_capacity(ops.len()), String::new());
         for op in ops {
             if let About::Key(key) = &op.about {
-                let name: Arc<str> = inner.far_name(key).into();
+                inner.write_far_name(key, &mut name);
+                let name: Arc<str> = name.as_str().into();
                 if inner.may_look(far, &name) {
                     asked.push((op, name));
                 }
             }
         }
-        let names: Vec<_> = asked.iter().map(|(_, name)| name.clone()).collect();
+        let names: Vec<Arc<str>> = asked.iter().map(|(_, name)| name.clone()).collect();
         let limit = inner.limits.tier;
         let looked = match &names[..] {
             [] => return,
@@ -303,11 +350,43 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         }
     }
 
-    /// Whether all that is left to do is to serve a copy that it holds, and to keep it in tier 0 at most.
-    pub(crate) fn only_serves(&self) -> bool {
-        let Some((_, Some(Answer { action: Action::Serve(serving), .. }))) = &self.begun else { return false };
-        let is_near = |keeping: &Keeping| keeping.tiers == 1 && !keeping.announce;
-        serving.then == Then::End && serving.what == What::Held && serving.keep.as_ref().is_none_or(is_near)
+    /// Serves a copy that it holds, where nothing else is left to do than to keep that in tier 0: nothing that others could wait
+    /// for, so it needs no task. Whatever is wrong with the answer, [`Self::run`] says.
+    pub(crate) fn serve_at_once(&mut self) -> Option<Served<V>> {
+        let Some((_, Some(Answer { action: Action::Serve(serving), .. }))) = self.begun else { return None };
+        let is_near = |keeping: &Keeping| keeping.what == What::Held && keeping.tiers == 1 && !keeping.announce;
+        let only_serves = serving.then == Then::End && serving.what == What::Held && serving.keep.iter().all(is_near);
+        if !only_serves || self.check_serving(&serving).is_err() {
+            return None;
+        }
+        if let Some(keeping) = &serving.keep {
+            self.check_keeping(keeping).ok()?;
+            self.keep_held_near(&keeping.terms);
+        }
+        self.hush(&serving);
+        let how = how_of(serving.mark);
+        // The operation is at its end: its copy of the value is the caller's.
+        let held = self.held.take()?;
+        let age = Duration::from_millis(self.asked_at.saturating_sub(held.copy.born));
+        let served = Served { value: held.value, how, tier: Some(held.tier), age };
+        self.inner.tally.count(&served);
+        Some(served)
+    }
+
+    /// Keeps in tier 0 what is held.
+    fn keep_held_near(&mut self, terms: &Terms) {
+        let (About::Key(key), Some(held), Some(token)) = (&self.about, &mut self.held, &self.near_token) else {
+            return;
+        };
+        let terms = held.copy.on_other_terms(terms, self.asked_at, token.stamp);
+        // What was brought from a far tier nobody else has: it need not be made anew.
+        match Arc::get_mut(&mut held.copy) {
+            Some(copy) => *copy = terms,
+            None => held.copy = Arc::new(terms),
+        }
+        if !self.inner.near.keep(key, held.value.clone(), held.copy.clone(), token, false) {
+            self.inner.tally.fenced.fetch_add(1, Relaxed);
+        }
     }
 
     /// Runs to the end.
@@ -315,15 +394,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let (mut event, mut begun) = self.begun.take().unwrap_or((Event::Start, None));
         for _ in 0..MOST_STEPS {
             let answer = match begun.take() {
-                Some(answer) => answer,
-                None => {
+                Some(answer) => Ok(answer),
+                None => self.known_answer(event).unwrap_or_else(|| {
                     let Turn { moment, operation, event } = self.turn(event);
-                    match self.book.step(moment, operation, event) {
-                        Ok(answer) => answer,
-                        Err(_) => return self.fall_back().await,
-                    }
-                }
+                    self.book.step(moment, operation, event)
+                }),
             };
+            let Ok(answer) = answer else { return self.fall_back().await };
             self.cookie = answer.cookie;
             match self.carry_out(answer.action, event).await {
                 Flow::Next(next) => event = next,
@@ -349,10 +426,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
 
     /// Forgets the copy that is held, or ends its freshness, if something has reached it.
     pub(crate) fn check_held(&mut self) {
+        self.check_held_at(self.inner.near.now());
+    }
+
+    fn check_held_at(&mut self, now: u64) {
         let (About::Key(key), Some(token), Some(held)) = (&self.about, &self.near_token, &mut self.held) else {
             return;
         };
-        let now = self.inner.near.now();
         match self.inner.near.reached(key, token, &held.copy.tags, held.copy.stamp) {
             Reached::Untouched => {}
             Reached::Ended(at) => held.until = held.until.min(at),
@@ -368,7 +448,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     }
 
     fn operation(&self) -> Operation {
-        let now = self.inner.near.now();
+        let now = self.asked_at;
         let target = match &self.about {
             About::Key(_) => Target::Key,
             About::Keys(_) => Target::Keys,
@@ -406,11 +486,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             return Flow::Wrong("a load is under way: wait on, or serve");
         }
         match action {
-            Action::Look(tier) => {
-                if !matches!(kind, Read | Refresh) || !self.has_tiers(1u8.checked_shl(tier.into()).unwrap_or(0)) {
+            Action::Look(Looking { tier, promote }) => {
+                if !matches!(kind, Read | Refresh)
+                    || promote.is_some() && kind != Read
+                    || !self.has_tiers(1u8.checked_shl(tier.into()).unwrap_or(0))
+                {
                     return Flow::Wrong("there is nothing to look at");
                 }
-                Flow::Next(self.look(tier).await)
+                let event = self.look(tier).await;
+                self.promotion = promote.map(|promotion| (tier, promotion));
+                Flow::Next(event)
             }
             Action::Join(joining) => {
                 let fleet = joining.scope == Scope::Fleet;
@@ -572,6 +657,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
 
     /// Whether what was found is better than what is held, as `held` in `wit/patterns.wit` has it.
     fn take_if_better(&mut self, found: Held<V>) {
+        if self.held.is_none() {
+            self.held = Some(found);
+            return;
+        }
         let now = self.inner.near.now();
         let rank = |held: &Held<V>| {
             let facts = held.facts(now);
@@ -617,7 +706,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
 
     /// Takes over what a far tier has of the key: the token, and the copy.
     fn take_looked(&mut self, tier: u8, name: &str, looked: Looked) -> Option<Held<V>> {
-        self.far_tokens[usize::from(tier) - 1] = Some(looked.token);
+        self.set_far_token(tier, looked.token);
+        if looked.token.is_none() {
+            self.without_tokens |= 1 << tier;
+        }
         if looked.damaged {
             self.inner.tally.damaged.fetch_add(1, Relaxed);
             let tier = self.inner.far[usize::from(tier) - 1].tier.summary();
@@ -626,9 +718,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let found = looked.copy?;
         self.inner.tally.far_hits.fetch_add(1, Relaxed);
         let stamp = self.near_token.map_or(0, |token| token.stamp);
-        self.inner.copy_of_far(found, stamp).map(|copy| {
+        self.inner.copy_of_far(found, stamp).map(|(value, copy)| {
             let until = copy.fresh_until();
-            Held { tier, copy: Arc::new(copy), until }
+            Held { tier, value, copy: Arc::new(copy), until }
         })
     }
 
@@ -641,8 +733,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let is_read = self.kind == Kind::Read;
         let joined = self.inner.board.join(key, || {
             let token = near.token(key);
-            let (copy, until) = near.look(key).filter(|(_, until)| is_read && *until > near.now())?;
-            Some((token, Held { tier: 0, copy, until }))
+            let found = near.look(key).filter(|found| is_read && found.until > near.now())?;
+            Some((token, Held::near(found)))
         });
         match joined {
             Joined::Found((token, held)) => {
@@ -739,6 +831,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     // ---- load
 
     pub(crate) async fn load(&mut self, loading: Loading) -> Event {
+        if self.without_tokens != 0
+            && let About::Key(key) = &self.about
+        {
+            let (key, tiers) = (key.clone(), std::mem::take(&mut self.without_tokens));
+            self.fence(&key, tiers).await;
+        }
         let (Some(source), About::Key(key)) = (self.inner.source.clone(), &self.about) else {
             return self.amiss(Failure::Unsupported, None);
         };
@@ -850,9 +948,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let now = self.inner.near.now();
         let (value, validator, tags, born, cost_us, size) = match keeping.what {
             What::Held => match &self.held {
-                Some(Held { copy, .. }) => {
+                Some(Held { value, copy, .. }) => {
                     let (born, cost) = self.renewed.map_or((copy.born, copy.cost_us), |new| (now, new.cost_us));
-                    (copy.value.clone(), copy.validator.clone(), copy.tags.clone(), born, cost, copy.size)
+                    (value.clone(), copy.validator.clone(), copy.tags.clone(), born, cost, copy.size)
                 }
                 None => return outcome,
             },
@@ -883,10 +981,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             && let Some(token) = self.near_token
         {
             let near = &self.inner.near;
-            let copy = Copy::new(value, validator, tags, born, cost_us, size, &keeping.terms, near.now(), token.stamp);
+            let (negative, now, terms) = (value.is_none(), self.asked_at, &keeping.terms);
+            let copy = Copy::new(negative, validator, tags, born, cost_us, size, terms, now, token.stamp);
             let kept = match writes {
-                true => self.inner.board.fence(&key, || near.keep(&key, copy, &token, true)),
-                false => near.keep(&key, copy, &token, false),
+                true => self.inner.board.fence(&key, || near.keep(&key, value, Arc::new(copy), &token, true)),
+                false => near.keep(&key, value, Arc::new(copy), &token, false),
             };
             if !kept {
                 outcome.fenced |= 1;
@@ -919,7 +1018,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let far = &self.inner.far[usize::from(tier) - 1];
         let name = self.inner.far_name(key);
         let limit = self.inner.limits.tier;
-        let mut token = self.far_tokens[usize::from(tier) - 1];
+        let mut token = self.far_tokens.get(usize::from(tier) - 1).copied().flatten();
         if token.is_none() && !writes {
             outcome.fenced |= bit;
             return;
@@ -956,13 +1055,25 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
 
     // ---- save
 
+    fn set_far_token(&mut self, tier: u8, token: Option<far::Token>) {
+        let at = usize::from(tier) - 1;
+        match self.far_tokens.get_mut(at) {
+            Some(there) => *there = token,
+            None if token.is_some() => {
+                self.far_tokens.resize(at, None);
+                self.far_tokens.push(token);
+            }
+            None => {}
+        }
+    }
+
     /// Takes tokens in far tiers.
     async fn fence(&mut self, key: &K, tiers: u8) {
         for tier in (1..8u8).filter(|tier| tiers & 1 << tier != 0) {
             let far = &self.inner.far[usize::from(tier) - 1];
             let name = self.inner.far_name(key);
             let token = far.call(self.inner.limits.tier, far.tier.token(&name)).await;
-            self.far_tokens[usize::from(tier) - 1] = token.ok();
+            self.set_far_token(tier, token.ok());
         }
     }
 
@@ -1199,7 +1310,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             What::Loaded => Ok(()),
             What::Held => {
                 let Some(held) = &self.held else { return Err("no copy is held") };
-                let facts = held.facts(self.inner.near.now());
+                let facts = held.facts(self.asked_at);
                 let fresh = facts.fresh_ms > 0;
                 match serving.mark {
                     Mark::Fresh if fresh || self.renewed.is_some() => Ok(()),
@@ -1235,16 +1346,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     }
 
     fn served_value(&self, serving: &Serving) -> Served<V> {
-        let how = match serving.mark {
-            Mark::Fresh => How::Fresh,
-            Mark::Stale => How::Stale,
-            Mark::Rescued => How::Rescued,
-        };
+        let how = how_of(serving.mark);
         match (&serving.what, &self.loaded, &self.held) {
             (What::Held, _, Some(held)) => {
-                let now = self.inner.near.now();
-                let age = Duration::from_millis(now.saturating_sub(held.copy.born));
-                Served { value: held.copy.value.clone(), how, tier: Some(held.tier), age }
+                let age = Duration::from_millis(self.asked_at.saturating_sub(held.copy.born));
+                Served { value: held.value.clone(), how, tier: Some(held.tier), age }
             }
             (_, Some(loaded), _) => Served { value: loaded.value.clone(), how, tier: None, age: Duration::ZERO },
             // `check_serving` has seen one of the two.
@@ -1257,8 +1363,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let Some(lead) = self.lead.take() else { return };
         let landing = match (serving.what, &self.loaded, &self.held) {
             (What::Loaded, Some(loaded), _) => loaded.clone(),
-            (_, _, Some(held)) if serving.mark == Mark::Fresh => {
-                let Copy { value, validator, tags, cost_us, size, .. } = &*held.copy;
+            (_, _, Some(Held { value, copy, .. })) if serving.mark == Mark::Fresh => {
+                let Copy { validator, tags, cost_us, size, .. } = &**copy;
                 Arc::new(Landing {
                     value: value.clone(),
                     validator: validator.clone(),
@@ -1281,6 +1387,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             }
         };
         lead.land(End::Landed(landing));
+    }
+}
+
+fn how_of(mark: Mark) -> How {
+    match mark {
+        Mark::Fresh => How::Fresh,
+        Mark::Stale => How::Stale,
+        Mark::Rescued => How::Rescued,
     }
 }
 

@@ -14,6 +14,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::FarCopy;
 use super::near::after;
 
@@ -23,7 +25,7 @@ use super::near::after;
 /// use larder::tiered::{Envelope, FarCopy};
 ///
 /// let copy = FarCopy {
-///     value: Some(b"seven"[..].into()),
+///     value: Some("seven".into()),
 ///     validator: None,
 ///     tags: ["shop:red".into()].into(),
 ///     age_ms: 0,
@@ -34,14 +36,14 @@ use super::near::after;
 ///     cost_us: 12,
 /// };
 /// let bytes = Envelope::new(copy.clone(), 10_000).encode();
-/// let read = Envelope::decode(&bytes)?;
-/// assert_eq!(read.copy_at(10_400, Envelope::NOT_ENDED).map(|copy| copy.fresh_ms), Some(600));
-/// assert_eq!(read.copy_at(11_100, Envelope::NOT_ENDED).map(|copy| copy.stale_ms), Some(400));
+/// let read = Envelope::decode(bytes.clone())?;
+/// assert_eq!(read.clone().copy_at(10_400, Envelope::NOT_ENDED).map(|copy| copy.fresh_ms), Some(600));
+/// assert_eq!(read.clone().copy_at(11_100, Envelope::NOT_ENDED).map(|copy| copy.stale_ms), Some(400));
 /// assert_eq!(read.copy_at(11_600, Envelope::NOT_ENDED), None);
 ///
 /// let mut damaged = bytes;
 /// damaged[130] ^= 1;
-/// assert!(Envelope::decode(&damaged).is_err());
+/// assert!(Envelope::decode(damaged).is_err());
 /// # Ok::<(), larder::tiered::EnvelopeError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,11 +140,12 @@ impl Envelope {
         bytes
     }
 
-    /// Reads what was stored.
+    /// Reads what was stored. The value is a part of these bytes, and not a copy.
     ///
     /// # Errors
     /// [`EnvelopeError`]: it counts as absent.
-    pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+    pub fn decode(bytes: impl Into<Bytes>) -> Result<Self, EnvelopeError> {
+        let bytes: Bytes = bytes.into();
         let damaged = EnvelopeError::Damaged;
         let (magic, version) = (bytes.get(..4), bytes.get(4).copied());
         let (Some(magic), Some(version)) = (magic, version) else { return Err(damaged("it is too short")) };
@@ -156,7 +159,7 @@ impl Envelope {
         let u16_at = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
         let u32_at = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let u64_at = |at: usize| u64::from(u32_at(at)) << 32 | u64::from(u32_at(at + 4));
-        if u32_at(CHECKSUM_AT) != checksum(bytes) {
+        if u32_at(CHECKSUM_AT) != checksum(&bytes) {
             return Err(damaged("its checksum is wrong"));
         }
         let flags = header[5];
@@ -198,9 +201,10 @@ impl Envelope {
         }
         let field = |index: usize| u64_at(FIELDS_AT + 8 * index);
         let copy = FarCopy {
-            value: if is_negative { None } else { Some(value.into()) },
+            value: if is_negative { None } else { Some(bytes.slice_ref(value)) },
             validator,
-            tags: tags.into(),
+            // An empty list that is made anew is an allocation.
+            tags: if tags.is_empty() { Arc::default() } else { tags.into() },
             age_ms: field(3),
             fresh_ms: field(4),
             stale_ms: field(5),
@@ -213,7 +217,7 @@ impl Envelope {
 
     /// The copy as of now, if it may still be served in some way; its freshness ended at `ended_at` by a soft invalidation
     /// that is not written in the envelope, such as one of a group.
-    pub fn copy_at(&self, now: u64, ended_at: u64) -> Option<FarCopy> {
+    pub fn copy_at(self, now: u64, ended_at: u64) -> Option<FarCopy> {
         let until = after(self.written_at, self.copy.fresh_ms).min(self.ended_at).min(ended_at);
         let beyond = now.saturating_sub(until);
         let forever = FarCopy::FOREVER;
@@ -224,7 +228,7 @@ impl Envelope {
             fresh_ms: if until == forever { forever } else { until.saturating_sub(now) }.min(self.copy.fresh_ms),
             stale_ms: left(self.copy.stale_ms),
             rescue_ms: left(self.copy.rescue_ms),
-            ..self.copy.clone()
+            ..self.copy
         };
         (copy.fresh_ms > 0 || copy.stale_ms > 0 || copy.rescue_ms > 0).then_some(copy)
     }
@@ -336,11 +340,11 @@ mod tests {
                 stamp: number(&vector.stamp),
                 fence: number(&vector.fence),
             };
-            assert_eq!(Envelope::decode(&bytes(&vector.hex)), Ok(envelope.clone()), "{}", vector.name);
+            assert_eq!(Envelope::decode(bytes(&vector.hex)), Ok(envelope.clone()), "{}", vector.name);
             assert_eq!(envelope.encode(), bytes(&vector.hex), "{}", vector.name);
         }
         for vector in vectors.unreadable {
-            let error = match Envelope::decode(&bytes(&vector.hex)) {
+            let error = match Envelope::decode(bytes(&vector.hex)) {
                 Err(EnvelopeError::Damaged(_)) => "damaged",
                 Err(EnvelopeError::Newer(_)) => "newer",
                 Err(EnvelopeError::Unknown(_)) => "unknown",
@@ -375,15 +379,15 @@ mod tests {
             if mutated == bytes {
                 continue;
             }
-            if let Ok(read) = Envelope::decode(&mutated) {
+            if let Ok(read) = Envelope::decode(mutated.clone()) {
                 // One could hit both of a moment's places alike; nothing else.
                 assert_eq!((&read.copy, read.epoch), (&envelope.copy, envelope.epoch), "round {round}");
             }
         }
         for length in 0..bytes.len() {
-            assert!(Envelope::decode(&bytes[..length]).is_err());
+            assert!(Envelope::decode(bytes[..length].to_vec()).is_err());
         }
-        assert!(Envelope::decode(b"").is_err());
+        assert!(Envelope::decode("").is_err());
     }
 
     #[test]
@@ -403,7 +407,7 @@ mod tests {
                     bytes[CHECKSUM_AT..WRITTEN_AT].copy_from_slice(&right.to_be_bytes());
                 }
             }
-            drop(Envelope::decode(&bytes));
+            drop(Envelope::decode(bytes));
         }
     }
 
@@ -411,19 +415,19 @@ mod tests {
     fn a_copy_that_cannot_name_all_its_tags_may_not_be_served() {
         let mut envelope = example();
         envelope.copy.tags = ["x".repeat(70_000).into()].into();
-        let read = Envelope::decode(&envelope.encode()).unwrap();
-        assert_eq!(read.copy_at(read.written_at, Envelope::NOT_ENDED), None);
+        let read = Envelope::decode(envelope.encode()).unwrap();
+        assert_eq!(read.clone().copy_at(read.written_at, Envelope::NOT_ENDED), None);
     }
 
     #[test]
     fn an_end_leaves_the_windows_behind_it() {
         let mut envelope = example();
         envelope.ended_at = envelope.written_at + 1_000;
-        let copy = envelope.copy_at(envelope.written_at + 11_000, Envelope::NOT_ENDED).unwrap();
+        let copy = envelope.clone().copy_at(envelope.written_at + 11_000, Envelope::NOT_ENDED).unwrap();
         assert_eq!((copy.fresh_ms, copy.stale_ms, copy.age_ms), (0, 20_000, 11_017));
         assert_eq!(copy.rescue_ms, FarCopy::FOREVER);
         // The tier's clock was set back: it has aged by nothing.
-        let copy = envelope.copy_at(envelope.written_at - 5_000, Envelope::NOT_ENDED).unwrap();
+        let copy = envelope.clone().copy_at(envelope.written_at - 5_000, Envelope::NOT_ENDED).unwrap();
         assert_eq!((copy.age_ms, copy.fresh_ms), (17, 6_000));
     }
 
@@ -433,9 +437,9 @@ mod tests {
         // Outside of the checksum, so a store can fill it in; and so it can be anything.
         for (written_at, fresh_ms) in [(u64::MAX, 0), (u64::MAX - 1, 60_000), (1 << 60, 60_000), (7, u64::MAX - 1)] {
             (envelope.written_at, envelope.copy.fresh_ms) = (written_at, fresh_ms);
-            let read = Envelope::decode(&envelope.encode()).unwrap();
+            let read = Envelope::decode(envelope.encode()).unwrap();
             for now in [0, 1_700_000_000_000] {
-                let copy = read.copy_at(now, Envelope::NOT_ENDED);
+                let copy = read.clone().copy_at(now, Envelope::NOT_ENDED);
                 assert!(copy.is_none_or(|copy| copy.fresh_ms <= fresh_ms), "{written_at}");
             }
         }

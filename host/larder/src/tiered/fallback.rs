@@ -88,7 +88,7 @@ fn serve_held<K: Key, V: Clone + Send + Sync + 'static>(op: &mut Op<K, V>, at_ne
         0 => return false,
         _ => How::Fresh,
     };
-    let (value, tier) = (held.copy.value.clone(), held.tier);
+    let (value, tier) = (held.value.clone(), held.tier);
     serve(op, value, how, Some(tier), facts.age_ms);
     true
 }

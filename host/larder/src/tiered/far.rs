@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 pub use super::groups::Group;
@@ -52,7 +53,7 @@ pub struct Token {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FarCopy {
     /// The value, encoded; `None`: the source has no such key.
-    pub value: Option<Arc<[u8]>>,
+    pub value: Option<Bytes>,
     /// By which the source can be asked whether the value is still right.
     pub validator: Option<Arc<str>>,
     /// The tags that it carries.
@@ -79,8 +80,9 @@ impl FarCopy {
 /// What a tier has of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Looked {
-    /// To be handed to [`Tier::put`].
-    pub token: Token,
+    /// To be handed to [`Tier::put`]. A tier may leave it out beside a copy that is fresh, which is hardly ever replaced; then
+    /// [`Tier::token`] has it.
+    pub token: Option<Token>,
     /// The copy, if there is one that may still be served in some way and that no hard invalidation has reached.
     pub copy: Option<FarCopy>,
     /// There was something that could not be read: damaged, or written by a later version. It counts as absent.
@@ -140,7 +142,8 @@ pub trait Tier: Send + Sync + 'static {
         true
     }
 
-    /// The copy and the token of a key, both as of the same moment.
+    /// The copy and the token of a key. What happens in between, the copy may show and the token not: it is as old as the copy,
+    /// or, where there is no fresh copy, as a look from which it follows that nothing is kept but what is fetched later.
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Looked, TierError>>;
 
     /// The same of many keys, in their order, in one round trip where the store can do that. Each answer is as of one moment;
@@ -429,7 +432,7 @@ impl Tier for MemoryTier {
         Box::pin(async move {
             let state = self.state.lock();
             let token = Token { fence: state.fences[self.at(key)], stamp: state.groups.stamp() };
-            Ok(Looked { token, copy: self.look(&state, key), damaged: false })
+            Ok(Looked { token: Some(token), copy: self.look(&state, key), damaged: false })
         })
     }
 

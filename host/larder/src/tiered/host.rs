@@ -154,7 +154,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
 
     /// What a key is called in far tiers.
     pub(super) fn far_name(&self, key: &K) -> String {
-        format!("{}:{}", self.name, key.text())
+        let mut name = String::new();
+        self.write_far_name(key, &mut name);
+        name
+    }
+
+    /// Writes over what is there.
+    pub(super) fn write_far_name(&self, key: &K, name: &mut String) {
+        let text = key.text();
+        name.clear();
+        name.reserve(self.name.len() + 1 + text.len());
+        name.push_str(&self.name);
+        name.push(':');
+        name.push_str(&text);
     }
 
     pub(super) fn far_scope(&self, about: &About<K>) -> Scope {
@@ -276,8 +288,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         })
     }
 
-    /// A copy from a far tier; none if it is damaged.
-    pub(super) fn copy_of_far(&self, far: FarCopy, stamp: u64) -> Option<Copy<V>> {
+    /// A copy from a far tier, with its value; none if it is damaged.
+    pub(super) fn copy_of_far(&self, far: FarCopy, stamp: u64) -> Option<(Option<V>, Copy)> {
         let size = far.value.as_ref().map_or(0, |bytes| bytes.len());
         let value = match (&far.value, &self.codec) {
             (Some(bytes), Some(codec)) => match codec.decode(bytes) {
@@ -300,17 +312,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
             quiet_ms: 0,
             early_us: far.early_us,
         };
-        Some(Copy::new(
-            value,
+        let copy = Copy::new(
+            value.is_none(),
             far.validator,
-            far.tags.iter().filter_map(own).collect(),
+            if far.tags.is_empty() { Arc::default() } else { far.tags.iter().filter_map(own).collect() },
             now.saturating_sub(far.age_ms),
             far.cost_us,
             u32::try_from(size).unwrap_or(u32::MAX),
             &terms,
             now,
             stamp,
-        ))
+        );
+        Some((value, copy))
     }
 
     /// Begins an operation in a task of its own.
@@ -318,17 +331,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         let (reply, answer) = oneshot::channel();
         op.reply = Some(reply);
         tokio::spawn(op.run());
-        answer
-    }
-
-    /// Goes on with a read that its caller has begun: in a task of its own, unless nothing is left that others could wait for.
-    pub(super) async fn go_on(&self, mut op: Op<K, V>) -> oneshot::Receiver<Result<Reply<K, V>, TieredError>> {
-        if !op.only_serves() {
-            return self.begin(op);
-        }
-        let (reply, answer) = oneshot::channel();
-        op.reply = Some(reply);
-        op.run().await;
         answer
     }
 

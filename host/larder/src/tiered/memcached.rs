@@ -429,7 +429,7 @@ impl MemcachedTier {
             let found = items.map(|item| {
                 let Some(item) = item else { return Found::Nothing };
                 let number = item.cas.unwrap_or_default();
-                match Envelope::decode(item.data.as_deref().unwrap_or_default()) {
+                match Envelope::decode(item.data.unwrap_or_default()) {
                     Ok(envelope) => Found::Envelope(envelope, number),
                     Err(error) => {
                         tracing::debug!(tier = self.at, %error, "an entry cannot be read");
@@ -504,12 +504,13 @@ impl MemcachedTier {
                     (true, true) => known.groups.reached(key, &envelope.copy.tags, envelope.stamp),
                     (true, false) => Reached::Untouched,
                 };
+                let token = Token { fence: envelope.fence, stamp: counter.0 };
                 let copy = match reached {
                     Reached::Superseded => None,
                     Reached::Ended(ended_at) => envelope.copy_at(now, ended_at),
                     Reached::Untouched => envelope.copy_at(now, Envelope::NOT_ENDED),
                 };
-                Some(Looked { token: Token { fence: envelope.fence, stamp: counter.0 }, copy, damaged })
+                Some(Looked { token: Some(token), copy, damaged })
             });
             return Ok(looked.collect());
         }
@@ -578,7 +579,7 @@ impl MemcachedTier {
             let now = now_ms();
             there.ended_at = there.ended_at.min(now);
             there.fence = random();
-            if there.copy_at(now, Envelope::NOT_ENDED).is_none() {
+            if there.clone().copy_at(now, Envelope::NOT_ENDED).is_none() {
                 there = only_a_fence(counter);
             }
             if self.store(&names[0], &there.encode(), seconds_of(&there, now), Some(number)).await? {
@@ -663,7 +664,7 @@ impl Tier for MemcachedTier {
     }
 
     fn token<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Token, TierError>> {
-        Box::pin(async move { Ok(self.get(key).await?.token) })
+        Box::pin(async move { self.get(key).await?.token.ok_or_else(crowded) })
     }
 
     fn put<'a>(

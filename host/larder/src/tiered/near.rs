@@ -77,14 +77,14 @@ numbers_are_keys!(
     i64: |key| Some(key.into())
 );
 
-/// A copy of a value, with its terms. Moments are those of the cache's clock.
+/// A copy of a value, without the value: its terms, and what else is known of it. Moments are those of the cache's clock.
 #[derive(Debug)]
-pub(crate) struct Copy<V> {
+pub(crate) struct Copy {
     pub(crate) fresh_until: AtomicU64,
     /// How long it is quiet from the moment on at which it is kept.
     quiet_until: u64,
-    /// `None`: the source has no such key.
-    pub(crate) value: Option<V>,
+    /// The source has no such key.
+    negative: bool,
     pub(crate) validator: Option<Arc<str>>,
     pub(crate) tags: Arc<[Arc<str>]>,
     pub(crate) born: u64,
@@ -101,9 +101,10 @@ pub(crate) struct Copy<V> {
 /// wait for memory, and makes hits among a hundred thousand entries several times slower.
 #[derive(Debug)]
 pub(crate) struct Seat<V> {
+    /// `None`: the source has no such key.
     value: Option<V>,
     looks: AtomicU64,
-    copy: Arc<Copy<V>>,
+    copy: Arc<Copy>,
 }
 
 /// What a hit asks beside the value, in one word: how long the copy is quiet, and up to which value of the groups' counter
@@ -146,13 +147,11 @@ impl Looks {
     }
 }
 
-impl<V: Clone> Seat<V> {
-    fn new(copy: Arc<Copy<V>>) -> Self {
-        Seat { value: copy.value.clone(), looks: AtomicU64::new(Looks::new(copy.quiet_until, copy.stamp).0), copy }
-    }
-}
-
 impl<V> Seat<V> {
+    fn new(value: Option<V>, copy: Arc<Copy>) -> Self {
+        Seat { value, looks: AtomicU64::new(Looks::new(copy.quiet_until, copy.stamp).0), copy }
+    }
+
     fn looks(&self) -> Looks {
         Looks(self.looks.load(Ordering::Acquire))
     }
@@ -190,11 +189,11 @@ fn left(duration: u64, passed: u64) -> u64 {
     if duration == NEVER { NEVER } else { duration.saturating_sub(passed) }
 }
 
-impl<V> Copy<V> {
-    /// A copy that is kept from `now` on. `near`: in tier 0.
+impl Copy {
+    /// A copy that is kept from `now` on.
     #[allow(clippy::too_many_arguments)] // One place.
     pub(crate) fn new(
-        value: Option<V>,
+        negative: bool,
         validator: Option<Arc<str>>,
         tags: Arc<[Arc<str>]>,
         born: u64,
@@ -206,7 +205,7 @@ impl<V> Copy<V> {
     ) -> Self {
         let fresh = terms.fresh_ms.min(terms.near_ms);
         Copy {
-            value,
+            negative,
             validator,
             tags,
             born,
@@ -221,6 +220,12 @@ impl<V> Copy<V> {
         }
     }
 
+    /// The same copy, kept on other terms from `now` on.
+    pub(crate) fn on_other_terms(&self, terms: &Terms, now: u64, stamp: u64) -> Self {
+        let Copy { negative, born, cost_us, size, .. } = *self;
+        Copy::new(negative, self.validator.clone(), self.tags.clone(), born, cost_us, size, terms, now, stamp)
+    }
+
     pub(crate) fn fresh_until(&self) -> u64 {
         self.fresh_until.load(Ordering::Acquire)
     }
@@ -230,7 +235,7 @@ impl<V> Copy<V> {
         let fresh_ms = if fresh_until == NEVER { NEVER } else { fresh_until.saturating_sub(now) };
         let beyond = now.saturating_sub(fresh_until);
         let mut marks = Marks::empty();
-        if self.value.is_none() {
+        if self.negative {
             marks |= Marks::NEGATIVE;
         }
         if self.validator.is_some() {
@@ -289,6 +294,13 @@ pub(crate) struct Near<K, V> {
     hasher: foldhash::fast::RandomState,
 }
 
+/// A copy with its value, and when its freshness ends or ended.
+pub(crate) struct Found<V> {
+    pub(crate) value: Option<V>,
+    pub(crate) copy: Arc<Copy>,
+    pub(crate) until: u64,
+}
+
 /// What a quick look finds.
 pub(crate) enum Quick<V, T> {
     /// A copy that may be served without asking.
@@ -337,7 +349,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
 
     /// A hit, if it can be had at once, with what `also` says of the copy.
     #[inline]
-    pub(crate) fn quick<T>(&self, key: &K, also: impl FnOnce(&Copy<V>) -> T) -> Quick<V, T> {
+    pub(crate) fn quick<T>(&self, key: &K, also: impl FnOnce(&Copy) -> T) -> Quick<V, T> {
         // Before anything else: it is extended after what was announced has been done.
         let trusted_until = self.trusted_until.load(Ordering::Acquire);
         let quiet = self.cache.read(key, |seat, now| {
@@ -374,13 +386,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         Token { fence: self.fence(key).lock().moved, stamp }
     }
 
-    /// The copy of a key, if nothing has reached it, and when it ends or ended.
-    pub(crate) fn look(&self, key: &K) -> Option<(Arc<Copy<V>>, u64)> {
+    /// The value and the copy of a key, if nothing has reached it.
+    pub(crate) fn look(&self, key: &K) -> Option<Found<V>> {
         if !self.is_trusted() {
             return None;
         }
         let counter = self.counter.load(Ordering::Acquire);
-        let (copy, looks) = self.cache.peek_with(key, |seat| (seat.copy.clone(), seat.looks()))?;
+        let look = |seat: &Seat<V>| (seat.value.clone(), seat.copy.clone(), seat.looks());
+        let (value, copy, looks) = self.cache.peek_with(key, look)?;
         if !looks.is_verified(counter) {
             // Written down, so that the next reader need not look it up; not over what somebody has seen later.
             let verified = Looks::new(0, counter);
@@ -407,7 +420,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
             }
         }
         let until = copy.fresh_until();
-        Some((copy, until))
+        Some(Found { value, copy, until })
     }
 
     /// What has reached a copy that an operation holds since it took its token.
@@ -431,30 +444,36 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
     }
 
     /// Keeps a copy; `false`: it was fenced. A write moves the fence.
-    pub(crate) fn keep(&self, key: &K, copy: Copy<V>, token: &Token, writes: bool) -> bool {
+    pub(crate) fn keep(&self, key: &K, value: Option<V>, copy: Arc<Copy>, token: &Token, writes: bool) -> bool {
         let mut fence = self.fence(key).lock();
         if fence.moved != token.fence {
             return false;
         }
-        if self.groups.read().reached(&key.text(), &copy.tags, token.stamp) != Reached::Untouched {
-            return false;
+        {
+            // The counter moves under the groups' lock.
+            let groups = self.groups.read();
+            if self.counter.load(Ordering::Acquire) != token.stamp
+                && groups.reached(&key.text(), &copy.tags, token.stamp) != Reached::Untouched
+            {
+                return false;
+            }
         }
         if writes {
             fence.moved += 1;
             fence.hard = fence.moved;
         }
         let ends = copy.ends();
-        if ends <= self.now() {
+        if ends != NEVER && ends <= self.now() {
             self.cache.invalidate(key);
         } else {
             let cost = copy.cost_us;
-            self.cache.insert_until(key.clone(), Seat::new(Arc::new(copy)), cost, ends);
+            self.cache.insert_until(key.clone(), Seat::new(value, copy), cost, ends);
         }
         true
     }
 
     /// Sets how long a copy is quiet, if it is still there and still ends when its server was told.
-    pub(crate) fn hush(&self, key: &K, copy: &Arc<Copy<V>>, told: u64, quiet_until: u64) {
+    pub(crate) fn hush(&self, key: &K, copy: &Arc<Copy>, told: u64, quiet_until: u64) {
         let _fence = self.fence(key).lock();
         self.cache.peek_with(key, |seat| {
             if Arc::ptr_eq(&seat.copy, copy) && copy.fresh_until() == told {
@@ -509,8 +528,8 @@ mod tests {
     }
 
     fn keep(near: &Near<String, u32>, key: &str, value: u32, token: &Token, tag: &str) -> bool {
-        let copy = Copy::new(Some(value), None, [tag.into()].into(), 1, 0, 4, &terms(100), near.now(), token.stamp);
-        near.keep(&key.into(), copy, token, false)
+        let copy = Copy::new(false, None, [tag.into()].into(), 1, 0, 4, &terms(100), near.now(), token.stamp);
+        near.keep(&key.into(), Some(value), Arc::new(copy), token, false)
     }
 
     fn hit(near: &Near<String, u32>, key: &str) -> Option<u32> {
@@ -552,7 +571,7 @@ mod tests {
         clock.advance(std::time::Duration::from_millis(10));
         near.bump(&Group::Tag("t".into()), true);
         clock.advance(std::time::Duration::from_millis(10));
-        let (copy, until) = near.look(&key).unwrap();
+        let Found { copy, until, .. } = near.look(&key).unwrap();
         let facts = copy.facts(0, until, near.now());
         assert_eq!((facts.fresh_ms, facts.stale_ms), (0, 990));
         // A quiet time for the copy as it was is not set on it as it is.

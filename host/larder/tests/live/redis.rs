@@ -28,7 +28,7 @@ async fn raw(server: &Server) -> redis::aio::MultiplexedConnection {
 
 fn copy(value: &str) -> FarCopy {
     FarCopy {
-        value: Some(value.as_bytes().into()),
+        value: Some(value.to_owned().into()),
         validator: None,
         tags: ["t".into()].into(),
         age_ms: 0,
@@ -84,7 +84,7 @@ async fn what_a_server_forgets_revives_nothing() {
     let mut connection = raw(&server).await;
     for forget in [&["FLUSHALL"][..], &["UNLINK", "{larder:0}c"]] {
         set(&tier, "k", "old").await;
-        let token = tier.get("k").await.unwrap().token;
+        let token = tier.get("k").await.unwrap().token.unwrap();
         let _: redis::Value = redis::cmd(forget[0]).arg(&forget[1..]).query_async(&mut connection).await.unwrap();
         // Invalidated while there are no counters.
         other.invalidate(&keys("k"), false).await.unwrap();

@@ -97,7 +97,7 @@ async fn a_master_that_comes_back_revives_nothing() {
     let tier = RedisTier::connect(&cluster.place()).await.unwrap();
     let keys: Vec<Arc<str>> = (0..60).map(|at| format!("key {at}").into()).collect();
     let copy = FarCopy {
-        value: Some(b"old"[..].into()),
+        value: Some("old".into()),
         validator: None,
         tags: [].into(),
         age_ms: 0,

@@ -232,18 +232,26 @@ fn run(seed: u64, write: &str, flight: &str, own: bool, duties: Duties) -> Tally
                         return;
                     }
                     _ => {
-                        let at_least = acknowledged[key as usize].load(SeqCst);
-                        let read = process.get(&key).await;
+                        // One, or several at once.
+                        let keys = if i % 3 == 0 { all } else { vec![key] };
+                        let at_least: Vec<_> =
+                            keys.iter().map(|key| acknowledged[*key as usize].load(SeqCst)).collect();
+                        let read = match keys[..] {
+                            [key] => vec![process.get(&key).await],
+                            _ => process.get_many(&keys).await,
+                        };
                         let mut tally = tally.lock().unwrap();
-                        match read {
-                            Ok(value) => {
-                                tally.reads += 1;
-                                let number = database.number(value);
-                                if number < at_least {
-                                    tally.stale.push(format!("key {key}: {number} after {at_least}"));
+                        for ((key, at_least), read) in keys.into_iter().zip(at_least).zip(read) {
+                            match read {
+                                Ok(value) => {
+                                    tally.reads += 1;
+                                    let number = database.number(value);
+                                    if number < at_least {
+                                        tally.stale.push(format!("key {key}: {number} after {at_least}"));
+                                    }
                                 }
+                                Err(_) => tally.failed_reads += 1,
                             }
-                            Err(_) => tally.failed_reads += 1,
                         }
                         return;
                     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::hostile::{Guest, HOARD, LOOP, RECURSE, TRAP};
-use crate::world::{Database, Process, ms};
-use larder::tiered::{Codec, LocalBus, MemoryTier, Tiered, TieredBuildError};
+use crate::world::{Database, Process, ms, numbers};
+use larder::tiered::{LocalBus, MemoryTier, Tiered, TieredBuildError};
 use larder::{Patterns, PolicyError};
 
 /// Two processes with this module, over one far tier; the database.
@@ -18,8 +18,7 @@ fn processes(guest: &Guest) -> (Vec<Tiered<u64, u64>>, Arc<Database>) {
     let build = |_| {
         // It takes no parameters, so there is no rule.
         let builder = Tiered::builder().keyspace("test").max_capacity(100).source(database.clone()).bus(bus.clone());
-        let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes);
-        let builder = builder.far(far.clone()).codec(Codec::new(|value: &u64| value.to_le_bytes().to_vec(), number));
+        let builder = builder.far(far.clone()).codec(numbers());
         builder.patterns(patterns.clone()).build().unwrap()
     };
     ((0..2).map(build).collect(), database)

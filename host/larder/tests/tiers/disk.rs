@@ -18,7 +18,7 @@ use crate::world::{Database, ms};
 
 fn copy(value: &[u8]) -> FarCopy {
     FarCopy {
-        value: Some(value.into()),
+        value: Some(value.to_vec().into()),
         validator: None,
         tags: ["t".into()].into(),
         age_ms: 0,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use larder::tiered::testkit::platter::Platter;
-use larder::tiered::{DiskTier, FarCopy, Group, Looked, Put, Scope, Tier, TierError};
+use larder::tiered::{Bytes, DiskTier, FarCopy, Group, Looked, Put, Scope, Tier, TierError};
 
 use crate::network::{Random, seeds};
 
@@ -51,7 +51,7 @@ fn name(key: u64) -> String {
 }
 
 /// A value that says which version it is, all through.
-fn value(version: u64, length: u64) -> Arc<[u8]> {
+fn value(version: u64, length: u64) -> Bytes {
     let mut bytes = version.to_le_bytes().to_vec();
     bytes.resize(8 + length as usize, version as u8);
     bytes.into()

@@ -19,7 +19,7 @@ pub(crate) const HOARD: &str =
 pub(crate) struct Guest {
     /// `(result i32)`: where the result of `open` is.
     pub(crate) open: &'static str,
-    /// `(result i32)`: where the answer is. It lies at 2048, all zero but for what is written there: the cookie in the
+    /// `(result i32)`: where the answer is; `$cookie` is what the last one said. It lies at 2048, all zero but for what is written there: the cookie in the
     /// first 8 bytes, then the action's number, and what it carries from 2064 on.
     pub(crate) step: String,
 }
@@ -67,6 +67,7 @@ impl Guest {
   (import "[export]{patterns}" "[resource-new]rules" (func $new (param i32) (result i32)))
   (memory (export "memory") 2)
   (global $top (mut i32) (i32.const 65536))
+  (global $cookie (mut i64) (i64.const 0))
   ;; The card: name, version, summary, the role `patterns`, no parameters.
   (data (i32.const 512) "hostile" "0.1.0" "Means harm")
   (data (i32.const 640) "\01")
@@ -77,7 +78,9 @@ impl Guest {
   (func $answer (result i32) {step})
   (func (export "{about}#describe") (result i32) (i32.const 1024))
   (func (export "{patterns}#[static]rules.open") (param i32 i32) (result i32) {open})
-  (func (export "{patterns}#[method]rules.step") (param i32) (result i32) (call $answer))
+  (func (export "{patterns}#[method]rules.step") (param i32) (result i32)
+    (global.set $cookie (i64.load offset=32 (local.get 0)))
+    (call $answer))
   (func (export "{patterns}#[method]rules.step-many") (param i32 i32 i32) (result i32)
     (drop (call $answer)) (i64.store (i32.const 1120) (i64.const 0)) (i32.const 1120))
   (func (export "{patterns}#[dtor]rules") (param i32))

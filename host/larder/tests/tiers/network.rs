@@ -164,8 +164,21 @@ impl Tier for Network {
         self.tier.is_shared()
     }
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Looked, TierError>> {
-        let key = key.to_string();
-        self.call(move |tier| Box::pin(async move { tier.get(&key).await }))
+        let (key, random) = (key.to_string(), self.random.clone());
+        self.call(move |tier| {
+            Box::pin(async move {
+                let looked = tier.get(&key).await?;
+                if random.below(2) == 0 {
+                    return Ok(looked);
+                }
+                // A fresh copy without a token; or else a token that is younger than the look.
+                if looked.copy.as_ref().is_some_and(|copy| copy.fresh_ms > 0) {
+                    return Ok(Looked { token: None, ..looked });
+                }
+                random.while_passes(3).await;
+                Ok(Looked { token: Some(tier.token(&key).await?), ..looked })
+            })
+        })
     }
     fn token<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Token, TierError>> {
         let key = key.to_string();

@@ -1,15 +1,18 @@
 //! The patterns as their users see them: the real driver and the built-in component, on a clock that stands still between
 //! two events, over a source and far tiers that are slow, fail and come back as a test says.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use crate::world::{Database, FlakyTier, Process, ms};
+use crate::hostile::Guest;
+use crate::world::{Database, FlakyTier, Process, ms, numbers};
 use larder::tiered::{
-    BoxFuture, Codec, Failure, FromFn, GateLimits, How, Loaded, LocalBus, Lookup, MemoryTier, SourceError, Tier,
-    Tiered, TieredBuildError, TieredBuilder, TieredError,
+    BoxFuture, Codec, Failure, FarCopy, FromFn, GateLimits, How, Loaded, LocalBus, Lookup, MemoryTier, Put,
+    SourceError, Tier, Tiered, TieredBuildError, TieredBuilder, TieredError,
 };
-use larder::{Cache, Policy};
+use larder::{Cache, Patterns, Policy};
 use tokio::time::{advance, sleep};
 
 const TTL: Duration = ms(1_000);
@@ -449,6 +452,116 @@ async fn processes_share_a_tier_and_hear_of_each_other() {
         assert_eq!(process.get(&7).await.unwrap(), Some(2));
     }
     assert_eq!(database.loads(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_far_tier_has_is_served_without_a_step() {
+    let database = Database::new(ms(10));
+    let far = Arc::new(FlakyTier::new(100));
+    let build = || over(&database).far(far.clone()).codec(numbers()).build().unwrap();
+    let (one, other) = (build(), build());
+    let keys: Vec<u64> = (0..20).collect();
+    one.get_many(&keys).await;
+    advance(ms(400)).await;
+    assert_eq!(other.get(&0).await.unwrap(), Some(1));
+    let steps = other.stats().steps;
+    assert_eq!(steps, 1, "how a read starts is asked once, and the look told the rest");
+    assert!(other.get_many(&keys).await.into_iter().all(|read| read.unwrap() == Some(1)));
+    let stats = other.stats();
+    assert_eq!((stats.steps, stats.far_hits, stats.near_hits, stats.loads), (steps, 20, 1, 0));
+    // Kept on the terms that are left of it, and quiet.
+    advance(ms(500)).await;
+    assert_eq!(other.read(&7).await.unwrap().tier, Some(0));
+    assert_eq!(other.stats().steps, steps);
+    advance(ms(101)).await;
+    database.write(7, 2);
+    assert_eq!(other.get(&7).await.unwrap(), Some(2), "its freshness ended when that of the copy did that it is of");
+    assert!(other.stats().steps > steps);
+}
+
+/// A number that takes its time to be copied.
+#[derive(Debug)]
+struct Slow(u64);
+
+impl Clone for Slow {
+    fn clone(&self) -> Self {
+        // The clock has moved once it has been polled.
+        let _ = pin!(advance(ms(10))).poll(&mut Context::from_waker(Waker::noop()));
+        Slow(self.0)
+    }
+}
+
+/// What a module was told is what its answer is judged by: a copy that ends while the host is at it is no wrong answer.
+#[tokio::test(start_paused = true)]
+async fn copies_that_end_while_they_are_served() {
+    let far = Arc::new(MemoryTier::new(100).unwrap());
+    let codec = Codec::new(
+        |value: &Slow| value.0.to_le_bytes().to_vec(),
+        |bytes| bytes.try_into().map(|bytes| Slow(u64::from_le_bytes(bytes))),
+    );
+    let builder = Tiered::builder().keyspace("test").max_capacity(100);
+    let cache = builder.far(far.clone()).codec(codec).rule("ttl-ms", ms(3_600_000)).build().unwrap();
+    let keys: Vec<u64> = (0..10).collect();
+    for key in &keys {
+        cache.insert(*key, Slow(*key)).await.unwrap();
+    }
+    for early in [false, true] {
+        // They end in tier 0, and in the other in 5 ms.
+        advance(ms(3_600_000)).await;
+        for key in &keys {
+            let name = format!("test:{key}");
+            let copy = FarCopy {
+                value: Some(key.to_le_bytes().to_vec().into()),
+                validator: None,
+                tags: Arc::default(),
+                age_ms: 0,
+                fresh_ms: 5,
+                stale_ms: 0,
+                rescue_ms: 0,
+                early_us: u64::from(early),
+                cost_us: 0,
+            };
+            let token = far.token(&name).await.unwrap();
+            assert_eq!(far.put(&name, copy, token, false).await.unwrap(), Put::Kept);
+        }
+        let (far_hits, read) = (cache.stats().far_hits, cache.get_many(&keys).await);
+        let stats = cache.stats();
+        let read: Vec<_> = read.into_iter().map(|value| value.unwrap().map(|value| value.0)).collect();
+        assert_eq!(read, keys.iter().copied().map(Some).collect::<Vec<_>>());
+        assert_eq!((stats.far_hits - far_hits, stats.wrong_answers, stats.fallbacks), (10, 0, 0), "{stats:?}");
+    }
+}
+
+/// A module may load though it has come upon a fresh copy, of which a tier may give no token.
+#[tokio::test(start_paused = true)]
+async fn what_is_loaded_in_place_of_a_fresh_copy_is_kept_in_its_tier() {
+    // Look; then load; then serve what was loaded, and keep it in tier 1 for a minute.
+    let lines = "
+        (i64.store (i32.const 2048) (i64.add (global.get $cookie) (i64.const 1)))
+        (if (i64.eqz (global.get $cookie)) (then
+            (i32.store8 (i32.const 2056) (i32.const 0)) (i32.store8 (i32.const 2064) (i32.const 1))))
+        (if (i64.eq (global.get $cookie) (i64.const 1)) (then
+            (i32.store8 (i32.const 2056) (i32.const 2)) (i32.store8 (i32.const 2064) (i32.const 0))
+            (i32.store8 (i32.const 2080) (i32.const 0))))
+        (if (i64.eq (global.get $cookie) (i64.const 2)) (then
+            (i32.store8 (i32.const 2056) (i32.const 10))
+            (i32.store8 (i32.const 2064) (i32.const 1)) (i32.store8 (i32.const 2080) (i32.const 1))
+            (i32.store8 (i32.const 2088) (i32.const 1)) (i32.store8 (i32.const 2089) (i32.const 2))
+            (i64.store (i32.const 2096) (i64.const 60000)) (i64.store (i32.const 2120) (i64.const 60000))))
+        (i32.const 2048)";
+    let module = Patterns::bytes(Guest::stepping(lines).build());
+    let database = Database::new(ms(10));
+    let far = Arc::new(FlakyTier::new(100));
+    let builder = Tiered::builder().keyspace("test").max_capacity(100).source(database.clone());
+    let cache = builder.far(far.clone()).codec(numbers()).patterns(module).build().unwrap();
+    for value in 1..4 {
+        database.write(7, value);
+        assert_eq!(cache.get(&7).await.unwrap(), Some(value));
+        let stats = cache.stats();
+        assert_eq!((stats.fallbacks, stats.fenced), (0, 0), "{stats:?}");
+        let kept = far.get("test:7").await.unwrap().copy.unwrap();
+        assert_eq!((kept.value.as_deref(), kept.fresh_ms), (Some(&value.to_le_bytes()[..]), 60_000));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use larder::tiered::{
-    BoxFuture, Codec, Failure, FarCopy, Journal, JournalBuilder, JournalError, Loaded, Looked, MemoryTier, Put, Save,
-    Scope, Source, SourceError, Tier, TierError, Tiered, TieredBuildError, TieredBuilder, Token, WriteId, Written,
+    BoxFuture, Bytes, Codec, Failure, FarCopy, Journal, JournalBuilder, JournalError, Loaded, Looked, MemoryTier, Put,
+    Save, Scope, Source, SourceError, Tier, TierError, Tiered, TieredBuildError, TieredBuilder, Token, WriteId,
+    Written,
 };
 use tokio::time::sleep;
 
@@ -408,7 +409,7 @@ fn other_writes_wait_for_what_is_in_the_journal() {
 struct BadStart {
     tier: MemoryTier,
     tokens: AtomicUsize,
-    put: Mutex<Vec<Option<Arc<[u8]>>>>,
+    put: Mutex<Vec<Option<Bytes>>>,
 }
 
 impl Tier for BadStart {
@@ -467,7 +468,7 @@ fn what_could_not_fence_a_tier_replaces_nothing_there() {
         first.await.unwrap().unwrap();
         assert_eq!(orders.shutdown(ms(60_000)).await, 0);
         let put = far.put.lock().unwrap();
-        let newer: Arc<[u8]> = 20u64.to_le_bytes().into();
+        let newer: Bytes = 20u64.to_le_bytes().to_vec().into();
         assert!(put.iter().all(|value| value.as_ref() == Some(&newer)), "{put:?}");
     });
 }

@@ -156,8 +156,8 @@ macro_rules! dialect {
     ($($path:ident)::+) => {
         const _: () = {
             use $($path)::+::{
-                Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Mark,
-                Marks, Outcome, Saving, Scope, Serving, Target, Terms, Then, Traits, What,
+                Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Looking,
+                Mark, Marks, Outcome, Promotion, Saving, Scope, Serving, Target, Terms, Then, Traits, What,
             };
             flags!(Abilities: LOADS "loads" SAVES "saves" LOGS "logs" ANNOUNCES "announces" LEASES "leases");
             flags!(Traits: SOFT "soft" HEARD "heard" SCHEDULED "scheduled" CACHED_ONLY "cached-only");
@@ -174,6 +174,8 @@ macro_rules! dialect {
             record!(Facts: tier age_ms fresh_ms stale_ms rescue_ms early_us cost_us size marks);
             record!(Incoming: cost_us size negative fresh_ms stale_ms rescue_ms);
             record!(Outcome: fenced down declined unannounced);
+            record!(Promotion: tiers near_ms);
+            record!(Looking: tier promote);
             record!(Joining: scope wait_ms);
             record!(Loading: soft_ms hard_ms conditional);
             record!(Terms: fresh_ms stale_ms rescue_ms near_ms quiet_ms early_us);
@@ -186,7 +188,7 @@ macro_rules! dialect {
                 Unchanged(incoming) "unchanged" LoadFailed(failure) "load-failed" StillLoading "still-loading"
                 Kept(outcome) "kept" Dropped(outcome) "dropped" Saved "saved" SaveFailed(failure) "save-failed"
                 Logged "logged" LogFailed(failure) "log-failed" Resumed "resumed" Buried "buried");
-            variant!(Action: Look(tier) "look" Join(joining) "join" Load(loading) "load" Keep(keeping) "keep"
+            variant!(Action: Look(looking) "look" Join(joining) "join" Load(loading) "load" Keep(keeping) "keep"
                 Save(saving) "save" Log(saving) "log" Drop(dropping) "drop" Expire(dropping) "expire" Pause(ms) "pause"
                 Bury "bury" Serve(serving) "serve" Miss "miss" Finish(again) "finish" Fail(failure) "fail");
             record!(Answer: cookie action);

@@ -84,7 +84,7 @@ async fn open(path: &Path) -> Result<DiskTier, larder::tiered::DiskSetupError> {
 
 fn copy() -> FarCopy {
     FarCopy {
-        value: Some(b"seven"[..].into()),
+        value: Some("seven".into()),
         validator: Some("v7".into()),
         tags: ["red".into(), "blue".into()].into(),
         age_ms: 0,

@@ -6,8 +6,8 @@ use core::fmt;
 use super::history::{History, Rule};
 use super::{Closed, Open, Subject};
 use crate::patterns::{
-    Abilities, Action, Answer, Event, FOREVER, Facts, Failure, Incoming, Keeping, Kind, MOST_STEPS, Mark, Marks,
-    Moment, Operation, Outcome, Scope, Then, Tiers, Traits, Turn, What,
+    Abilities, Action, Answer, Event, FOREVER, Facts, Failure, Incoming, Keeping, Kind, Looking, MOST_STEPS, Mark,
+    Marks, Moment, Operation, Outcome, Promotion, Scope, Then, Tier, Tiers, Traits, Turn, What,
 };
 use crate::testkit::fingerprint;
 
@@ -30,6 +30,8 @@ pub enum Clause {
     AcknowledgesTruly,
     /// What was fenced is not kept after all.
     RespectsFences,
+    /// What is told beforehand is what is answered.
+    Foretells,
 }
 
 impl fmt::Display for Clause {
@@ -43,6 +45,7 @@ impl fmt::Display for Clause {
             Clause::Terms => "terms do not contradict themselves",
             Clause::AcknowledgesTruly => "what is acknowledged is done",
             Clause::RespectsFences => "what was fenced is not kept after all",
+            Clause::Foretells => "what is told beforehand is what is answered",
         })
     }
 }
@@ -83,6 +86,8 @@ fn run_to_end(
             // New rules that are refused leave the old ones in force.
             if open_one(&changed, open)?.is_some() {
                 rule = changed;
+                // It was told of the old ones.
+                host.promotion = None;
             }
         }
         let turn = host.turn(event);
@@ -99,6 +104,17 @@ fn run_to_end(
         transcript.push(format!("{event:?}, held {} -> {:?}", show(&turn.operation.held), answer.action));
         let pure = format!("it answered {answer:?}, and another instance {again:?}");
         ensure(answer == again, Clause::Pure, pure)?;
+        if event == Event::Start && history.kind == Kind::Read && turn.operation.held.is_none() {
+            let moment = Moment { now: turn.moment.now / 2 + 1, random: !turn.moment.random };
+            let again = other.step(&Turn { moment, ..turn }).map_err(|why| (Clause::Answers, why))?;
+            let differs =
+                format!("a read that holds nothing started with {answer:?}, and at another moment with {again:?}");
+            ensure(answer == again, Clause::Foretells, differs)?;
+        }
+        if let Some(told) = host.foretold(&event) {
+            let differs = format!("it told beforehand {told:?}, and answered {:?}", answer.action);
+            ensure(answer.action == told, Clause::Foretells, differs)?;
+        }
         match host.carry_out(&answer, &event)? {
             Some(next) => event = next,
             None => return Ok(Some(step + 1)),
@@ -151,6 +167,8 @@ struct Host<'a> {
     announced: bool,
     /// Tiers where what was brought, loaded or held was fenced.
     fenced: Tiers,
+    /// What the last look was told with, and where that was.
+    promotion: Option<(Tier, Promotion)>,
 }
 
 impl<'a> Host<'a> {
@@ -177,6 +195,7 @@ impl<'a> Host<'a> {
             expired: 0,
             announced: false,
             fenced: 0,
+            promotion: None,
         };
         let near = history.rule.tiers & 1 != 0 && history.kind != Kind::Invalidate;
         if near && host.choose(2) == 1 {
@@ -272,6 +291,13 @@ impl<'a> Host<'a> {
         }
     }
 
+    /// What was to be answered to this event, if that was told.
+    fn foretold(&self, event: &Event) -> Option<Action> {
+        let (tier, promotion) = self.promotion?;
+        let held = self.held.filter(|held| *event == Event::Found && held.tier == tier)?;
+        promotion.answer(&held).map(|answer| answer.action)
+    }
+
     /// Carries an answer out: what comes of it, or `None` where the operation is at its end.
     fn carry_out(&mut self, answer: &Answer, after: &Event) -> Result<Option<Event>, (Clause, String)> {
         use Kind::{Fill, Flush, Invalidate, Read, Refresh, Remove, Write};
@@ -292,9 +318,11 @@ impl<'a> Host<'a> {
             suits(*after != Event::StillLoading, "a load is under way: wait on, or serve")?;
         }
         match answer.action {
-            Action::Look(tier) => {
+            Action::Look(Looking { tier, promote }) => {
                 is_one_of(&[Read, Refresh])?;
                 inside(1u8.checked_shl(tier.into()).unwrap_or(0))?;
+                suits(promote.is_none() || kind == Read, "only what a read finds is served")?;
+                self.promotion = promote.map(|promotion| (tier, promotion));
                 Ok(Some(match self.choose(3) {
                     0 => Event::Absent,
                     1 => Event::TierDown,

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::patterns::{
-    Abilities, Action, Dropping, Event, Failure, Joining, Keeping, Kind, Loading, Mark, Saving, Scope, Serving, Terms,
-    Then, Traits, What,
+    Abilities, Action, Dropping, Event, Failure, Joining, Keeping, Kind, Loading, Looking, Mark, Promotion, Saving,
+    Scope, Serving, Terms, Then, Traits, What,
 };
 use crate::{About, Refusal};
 
@@ -32,6 +32,8 @@ const FAILS_A_REFRESH: u32 = 16;
 const ANSWERS_TWICE: u32 = 17;
 const LOSES_A_FLUSH: u32 = 18;
 const FORGETS_ITS_RULES: u32 = 19;
+const STARTS_BY_THE_CLOCK: u32 = 20;
+const TELLS_OTHERWISE: u32 = 21;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
@@ -91,10 +93,19 @@ impl<const FAULT: u32> Patterns for Faulty<FAULT> {
                 Some(held) if held.may_be_stale() => Action::Serve(serve(What::Held, Mark::Stale)).end(),
                 Some(_) if FAULT == SERVES_TOO_OLD => Action::Serve(serve(What::Held, Mark::Stale)).end(),
                 Some(_) if FAULT == RESCUES_WITHOUT_NEED => Action::Serve(serve(What::Held, Mark::Rescued)).end(),
-                _ if FAULT == LOOKS_BEYOND => Action::Look(7).with(1),
+                _ if FAULT == LOOKS_BEYOND => Action::Look(Looking { tier: 7, promote: None }).with(1),
                 _ if traits.contains(Traits::CACHED_ONLY) => load(),
+                _ if FAULT == STARTS_BY_THE_CLOCK && turn.moment.now > 1_000_000 => load(),
+                // That a copy is kept which is found there, and then it is not.
+                _ if FAULT == TELLS_OTHERWISE => {
+                    let promote = Some(Promotion { tiers: 1, near_ms: 1_000 });
+                    Action::Look(Looking { tier: rules.tiers.trailing_zeros() as u8, promote }).with(1)
+                }
                 _ => Action::Join(Joining { scope: Scope::Process, wait_ms: 100 }).with(2),
             },
+            (Read, 1, _) if held.is_some_and(|held| held.is_fresh()) => {
+                Action::Serve(serve(What::Held, Mark::Fresh)).end()
+            }
             (Read, 2, Event::Landed) => Action::Serve(serve(What::Loaded, Mark::Fresh)).end(),
             (Read, 2, Event::Waited) if FAULT == SERVES_NOTHING => {
                 Action::Serve(serve(What::Loaded, Mark::Fresh)).end()
@@ -177,6 +188,8 @@ fn every_fault_is_found_and_shrunk_to_a_few_steps() {
     shows::<LEAVES_THE_FENCED>(Clause::AcknowledgesTruly, 2);
     shows::<LOSES_A_FLUSH>(Clause::AcknowledgesTruly, 2);
     shows::<KEEPS_AFTER_ALL>(Clause::RespectsFences, 3);
+    shows::<STARTS_BY_THE_CLOCK>(Clause::Foretells, 1);
+    shows::<TELLS_OTHERWISE>(Clause::Foretells, 2);
 }
 
 /// What depends on more than its arguments cannot be shrunk well; it is found.

@@ -107,7 +107,7 @@ pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<Envelope, String> {
     if name != key.as_bytes() {
         return Err("it is another key's".into());
     }
-    Envelope::decode(envelope).map_err(|error| error.to_string())
+    Envelope::decode(envelope.to_vec()).map_err(|error| error.to_string())
 }
 
 /// Where the file is: on a disk; or, in tests of what a disk may do, wherever they say.

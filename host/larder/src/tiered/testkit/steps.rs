@@ -26,15 +26,16 @@
 //!     brought: None,
 //! };
 //! let answer = rules.step(&Turn { moment: Moment { now: 0, random: 7 }, operation, event: Event::Start })?;
-//! assert!(matches!(answer.action, Action::Look(1)));
+//! assert!(matches!(answer.action, Action::Look(looking) if looking.tier == 1));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 use std::sync::Arc;
 
 pub use crate::engine::generated_patterns::exports::larder::policy::patterns::{
-    Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Mark, Marks,
-    Moment, Operation, Outcome, Saving, Scope, Serving, Target, Terms, Then, Traits, Turn, What,
+    Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Looking,
+    Mark, Marks, Moment, Operation, Outcome, Promotion, Saving, Scope, Serving, Target, Terms, Then, Traits, Turn,
+    What,
 };
 use crate::{PatternsModule, PolicyError, Value, engine::steps, eviction::Fault, policy};
 

@@ -102,6 +102,16 @@ impl Sure {
         self.0.token(key).await.unwrap_or_else(|error| panic!("`token` of {key:?} failed: {error}"))
     }
 
+    /// The token that came with a look, or one that is taken now.
+    async fn token_of(&self, key: &str, looked: &Looked) -> Token {
+        let has_fresh = looked.copy.as_ref().is_some_and(|copy| copy.fresh_ms > 0);
+        assert!(looked.token.is_some() || has_fresh, "without a fresh copy there is a token: {looked:?}");
+        match looked.token {
+            Some(token) => token,
+            None => self.token(key).await,
+        }
+    }
+
     async fn fill(&self, key: &str, copy: FarCopy, token: Token) -> Put {
         self.0.put(key, copy, token, false).await.unwrap_or_else(|error| panic!("`put` of {key:?} failed: {error}"))
     }
@@ -207,7 +217,7 @@ impl TierSuite {
             cost_us: 88,
         };
         assert_eq!(
-            tier.fill(&key, full.clone(), looked.token).await,
+            tier.fill(&key, full.clone(), tier.token_of(&key, &looked).await).await,
             Put::Kept,
             "a token is good until the fence moves"
         );
@@ -215,7 +225,7 @@ impl TierSuite {
         let FarCopy { age_ms, fresh_ms, .. } = got;
         assert_eq!(FarCopy { age_ms: 5, fresh_ms: FRESH, ..got }, full, "a copy comes back as it was put");
         assert_eq!(age_ms + fresh_ms, FRESH + 5, "what it ages by is what it is fresh for less");
-        let other_fill = other.fill(&key, copy("second"), looked.token).await;
+        let other_fill = other.fill(&key, copy("second"), tier.token_of(&key, &looked).await).await;
         assert_eq!(other_fill, Put::Kept, "a fill does not move the fence");
         assert_eq!(tier.value(&key).await.as_deref(), Some(&b"second"[..]));
         let token = tier.token(&key).await;
@@ -262,7 +272,7 @@ impl TierSuite {
         for (at, (key, looked)) in keys.iter().zip(&looked).enumerate() {
             let expected = (at % 3 != 0).then(|| at.to_string().into_bytes());
             assert_eq!(value_of(looked).map(<[u8]>::to_vec), expected, "answers come in the order of the keys");
-            let fill = tier.fill(key, copy("by its token"), looked.token).await;
+            let fill = tier.fill(key, copy("by its token"), tier.token_of(key, looked).await).await;
             assert_eq!(fill, Put::Kept, "a token of `get_many` is as good as one of `get`");
         }
         assert_eq!(tier.0.get_many(&[]).await, Ok(Vec::new()), "no keys are no answers");
@@ -309,7 +319,7 @@ impl TierSuite {
                 if had {
                     tier.set(&key, FarCopy { stale_ms: FRESH, ..copy("old") }).await;
                 }
-                let token = tier.get(&key).await.token;
+                let token = tier.token_of(&key, &tier.get(&key).await).await;
                 other.invalidate(keys_of(&[&key]), soft).await;
                 let put = tier.fill(&key, copy("late"), token).await;
                 assert_eq!(
@@ -327,7 +337,7 @@ impl TierSuite {
             }
         }
         let key = self.key("fence/written");
-        let (first, second) = (tier.token(&key).await, other.get(&key).await.token);
+        let (first, second) = (tier.token(&key).await, other.token_of(&key, &other.get(&key).await).await);
         assert_eq!(tier.write(&key, copy("one"), first).await, Put::Kept);
         let put = other.write(&key, copy("two"), second).await;
         assert_eq!(put, Put::Fenced, "of two writers who began together one keeps: a write moves the fence");
@@ -351,7 +361,7 @@ impl TierSuite {
         for (scope, name) in groups {
             for soft in [false, true] {
                 let late = tagged("late", &[&self.key("blue"), &self.key("red")]);
-                let token = tier.get(&key).await.token;
+                let token = tier.token_of(&key, &tier.get(&key).await).await;
                 other.invalidate(scope.clone(), soft).await;
                 let put = tier.fill(&key, late.clone(), token).await;
                 assert_eq!(put, Put::Fenced, "a fill that began before an invalidation of {name} never lands");
@@ -590,7 +600,8 @@ impl TierSuite {
                         sleep(Duration::from_micros(random >> 40 & 1023)).await;
                     }
                     let loaded = tagged(version.to_be_bytes(), &[&format!("{race}tag/{at}")]);
-                    tier.fill(&key, FarCopy { stale_ms: FRESH, ..loaded }, looked.token).await;
+                    let token = tier.token_of(&key, &looked).await;
+                    tier.fill(&key, FarCopy { stale_ms: FRESH, ..loaded }, token).await;
                 }
                 hits
             });
