@@ -47,6 +47,10 @@
 //! | `[keyspace.NAME.source]` | `from`; for SQL `load`, `load-many`, `save`, `save-many`, `remove`, `remove-many`, `ttl-ms-column`, `tags-column`, `version-column`; for HTTP `url` (what comes after the source's, with `{key}`), `put`, `delete` (whether it can be saved to) |
 //! | `[keyspace.NAME.rule]` | what the module's card lists: `larder policy inspect` shows it. `ttl = "60s"` is `ttl-ms = 60000` |
 
+// A file may name any store, and is told which feature it needs: so all tables are read, and what is in them is used where the
+// adapters are.
+#![cfg_attr(not(all(feature = "redis", feature = "postgres", feature = "mysql", feature = "http")), allow(unused))]
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};

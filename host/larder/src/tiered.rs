@@ -296,14 +296,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     /// The source fails, and there is no old copy that may be served instead.
     #[inline]
     pub async fn get(&self, key: &K) -> Result<Option<V>, TieredError> {
-        match self.inner.near.quick(key, |_| ()) {
-            Quick::Quiet(value, _) => Ok(value),
-            // On the heap, so that the future of a hit is small.
-            Quick::Ask => Ok(match Box::pin(self.ask(key, Traits::empty())).await? {
+        if let Quick::Quiet(value, _) = self.inner.near.quick(key, |_| ()) {
+            return Ok(value);
+        }
+        self.ask_apart(key).await
+    }
+
+    /// What is no hit, on the heap and behind a pointer: so that a hit has none of its variables, and of its code.
+    #[cold]
+    #[inline(never)]
+    fn ask_apart<'a>(&'a self, key: &'a K) -> BoxFuture<'a, Result<Option<V>, TieredError>> {
+        Box::pin(async move {
+            Ok(match self.ask(key, Traits::empty()).await? {
                 Lookup::Hit(served) => served.value,
                 Lookup::Miss(_) => None,
-            }),
-        }
+            })
+        })
     }
 
     /// As [`Self::get`], with where the value was from. Where nothing may be loaded and there is no copy, the value is none

@@ -3,12 +3,13 @@
 //! Bytes seldom get past the checksums of the file's engine. So the first byte says what the rest is: a file, damage to a
 //! good file, or the content of its tables, as a version with a defect could have written them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use arbitrary::{Arbitrary, Unstructured};
 use redb::TableDefinition;
 
+use crate::redb_files;
 use crate::tiered::WriteId;
 use crate::tiered::journal::{Journal, JournalError, Logged};
 
@@ -22,8 +23,8 @@ const RECORD: &[u8] = b"\x01\x06orders\x017\x01\x02ab\x01\x02v7\x02\x03red\x04bl
 /// One file.
 pub fn check(data: &[u8]) {
     let Some((&first, rest)) = data.split_first() else { return };
-    crate::let_redb_panic();
-    let path = scratch().join("fuzzed.journal");
+    redb_files::let_it_panic();
+    let path = redb_files::scratch().join("fuzzed.journal");
     let _ = std::fs::remove_file(&path);
     let written = match first % 4 {
         0 => std::fs::write(&path, rest).is_ok(),
@@ -63,7 +64,7 @@ fn opened(path: &Path, revive: bool) -> Result<Found, JournalError> {
 fn damaged(damage: &[u8]) -> Vec<u8> {
     static GOOD: OnceLock<Vec<u8>> = OnceLock::new();
     let good = GOOD.get_or_init(|| {
-        let path = scratch().join("good.journal");
+        let path = redb_files::scratch().join("good.journal");
         let _ = std::fs::remove_file(&path);
         let records = (1..40).map(|number| (number, RECORD.to_vec())).collect();
         write(&path, &[("format", 1), ("id", 7), ("last", 40)], &records).expect("a good journal");
@@ -124,16 +125,4 @@ fn write(path: &Path, about: &[(&str, u64)], records: &Vec<(u64, Vec<u8>)>) -> R
     }
     writing.commit()?;
     Ok(())
-}
-
-/// A directory of this process, in memory where there is such a file system.
-fn scratch() -> &'static PathBuf {
-    static SCRATCH: OnceLock<PathBuf> = OnceLock::new();
-    SCRATCH.get_or_init(|| {
-        let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
-        let scratch = parent.join(format!("larder-fuzz-{}", std::process::id()));
-        std::fs::create_dir_all(&scratch).expect("a scratch directory");
-        scratch
-    })
 }

@@ -10,18 +10,7 @@ pub mod journal;
 pub mod statements;
 pub mod traces;
 
-/// Lets panics of redb unwind to whoever catches them, where the fuzzer's own hook would end the process at any.
-fn let_redb_panic() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !panic.location().is_some_and(|place| place.file().contains("/redb-")) {
-                hook(panic);
-            }
-        }));
-    });
-}
+mod redb_files;
 
 /// Modules of `host/larder/src/tiered.rs`, and stand-ins for what they take from the others.
 #[path = "../../../host/larder/src/tiered"]
@@ -30,6 +19,9 @@ mod tiered {
     use std::future::Future;
     use std::pin::Pin;
     use std::sync::Arc;
+
+    use arbitrary::Arbitrary;
+    use bytes::Bytes;
 
     pub mod envelope;
     pub mod journal;
@@ -93,9 +85,10 @@ mod tiered {
     /// As `tiered/far.rs` has them.
     pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-    #[derive(Clone, Debug, PartialEq, Eq, arbitrary::Arbitrary)]
+    #[derive(Clone, Debug, PartialEq, Eq, Arbitrary)]
     pub struct FarCopy {
-        pub value: Option<Arc<[u8]>>,
+        #[arbitrary(with = |bytes: &mut arbitrary::Unstructured<'_>| Ok(Option::<Vec<u8>>::arbitrary(bytes)?.map(Bytes::from)))]
+        pub value: Option<Bytes>,
         pub validator: Option<Arc<str>>,
         pub tags: Arc<[Arc<str>]>,
         pub age_ms: u64,

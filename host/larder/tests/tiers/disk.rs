@@ -16,7 +16,8 @@ use larder::tiered::{
 
 use crate::world::{Database, ms};
 
-fn copy(value: &[u8]) -> FarCopy {
+/// A copy with one tag, fresh for ten minutes and stale for as long.
+pub(crate) fn copy(value: &[u8]) -> FarCopy {
     FarCopy {
         value: Some(value.to_vec().into()),
         validator: None,

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use larder::tiered::testkit::platter::Platter;
-use larder::tiered::{Bytes, DiskTier, FarCopy, Group, Looked, Put, Scope, Tier, TierError};
+use larder::tiered::{DiskTier, FarCopy, Group, Looked, Put, Scope, Tier, TierError};
 
+use crate::disk::copy;
 use crate::network::{Random, seeds};
 
 const KEYS: u64 = 6;
@@ -51,10 +52,10 @@ fn name(key: u64) -> String {
 }
 
 /// A value that says which version it is, all through.
-fn value(version: u64, length: u64) -> Bytes {
+fn value(version: u64, length: u64) -> Vec<u8> {
     let mut bytes = version.to_le_bytes().to_vec();
     bytes.resize(8 + length as usize, version as u8);
-    bytes.into()
+    bytes
 }
 
 fn version_of(value: &[u8]) -> Option<u64> {
@@ -94,17 +95,7 @@ impl World {
     fn copy(&mut self, lengths: &[u64]) -> (FarCopy, u64) {
         self.version += 1;
         let length = lengths[self.random.below(lengths.len() as u64) as usize];
-        let copy = FarCopy {
-            value: Some(value(self.version, length)),
-            validator: None,
-            tags: ["all".into()].into(),
-            age_ms: 0,
-            fresh_ms: 600_000,
-            stale_ms: 600_000,
-            rescue_ms: 0,
-            early_us: 0,
-            cost_us: 0,
-        };
+        let copy = FarCopy { tags: ["all".into()].into(), ..copy(&value(self.version, length)) };
         (copy, self.version)
     }
 

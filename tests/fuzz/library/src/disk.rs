@@ -4,9 +4,10 @@
 //! Bytes seldom get past the checksums of the file's engine. So the first byte says what the rest is: a file, damage to a
 //! good file, or the content of its tables, as a version with a defect could have written them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use crate::redb_files;
 use larder::Policy;
 use larder::tiered::{DiskTier, Envelope, FarCopy, Group, Scope, Tier, TierError};
 use redb::TableDefinition;
@@ -24,8 +25,8 @@ const KEYS: [&str; 4] = ["", GONE, "shop:größer", "k"];
 /// One file.
 pub fn check(data: &[u8]) {
     let Some((&first, rest)) = data.split_first() else { return };
-    crate::let_redb_panic();
-    let path = scratch().join("fuzzed.disk");
+    redb_files::let_it_panic();
+    let path = redb_files::scratch().join("fuzzed.disk");
     let _ = std::fs::remove_file(&path);
     let _ = std::fs::remove_file(path.with_added_extension("damaged"));
     let written = match first % 4 {
@@ -112,7 +113,7 @@ struct Content {
 fn damaged(damage: &[u8]) -> Vec<u8> {
     static GOOD: OnceLock<Vec<u8>> = OnceLock::new();
     let good = GOOD.get_or_init(|| {
-        let path = scratch().join("good.disk");
+        let path = redb_files::scratch().join("good.disk");
         let _ = std::fs::remove_file(&path);
         let mut content = Content { about: vec![("format", 1), ("counter", 3), ("moment", 1)], ..Content::default() };
         content.groups.push(("tred".into(), (0, 3, 5)));
@@ -211,16 +212,4 @@ fn write(path: &Path, content: &Content) -> Result<(), redb::Error> {
     }
     writing.commit()?;
     Ok(())
-}
-
-/// A directory of this process, in memory where there is such a file system.
-fn scratch() -> &'static PathBuf {
-    static SCRATCH: OnceLock<PathBuf> = OnceLock::new();
-    SCRATCH.get_or_init(|| {
-        let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
-        let scratch = parent.join(format!("larder-fuzz-{}", std::process::id()));
-        std::fs::create_dir_all(&scratch).expect("a scratch directory");
-        scratch
-    })
 }
