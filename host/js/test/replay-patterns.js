@@ -63,6 +63,8 @@ const event = variant({
   loaded: incoming, unchanged: incoming, 'load-failed': plain, kept: outcome, dropped: outcome, 'save-failed': plain,
   'log-failed': plain,
 });
+const promotion = record({ tiers: plain, 'near-ms': u64 });
+const looking = record({ tier: plain, promote: option(promotion) });
 const joining = record({ scope: plain, 'wait-ms': u64 });
 const loading = record({ 'soft-ms': u64, 'hard-ms': u64, conditional: plain });
 const terms = record({
@@ -73,7 +75,7 @@ const dropping = record({ tiers: plain, announce: plain });
 const saving = record({ fence: plain, 'hard-ms': u64 });
 const serving = record({ what: plain, mark: plain, 'quiet-ms': u64, keep: option(keeping), then: plain });
 const action = variant({
-  look: plain, join: joining, load: loading, keep: keeping, save: saving, log: saving, drop: dropping, expire: dropping,
+  look: looking, join: joining, load: loading, keep: keeping, save: saving, log: saving, drop: dropping, expire: dropping,
   pause: u64, serve: serving, finish: option(u64), fail: plain,
 });
 const value = variant({ flag: plain, integer: { read: BigInt }, number: plain, text: plain });

@@ -239,7 +239,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 let held = self.held.as_ref().filter(|held| held.tier == tier)?;
                 promotion.answer(&held.facts(self.asked_at)).map(Ok)
             }
-            _ => None,
+            _ => {
+                // It spoke of what its own look finds.
+                self.promotion = None;
+                None
+            }
         }
     }
 
@@ -267,7 +271,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         }
     }
 
-    /// Takes the next step of operations, those that have to be asked for in one call. Where that does not work out, each takes its own.
+    /// Takes the next step of operations; of those that have to be asked for, in one call. Where that does not work out, each
+    /// takes its own.
     fn step_together(ops: &mut [&mut Self]) {
         let Some(book) = ops.first().map(|op| op.book.clone()) else { return };
         if !ops.iter().all(|op| Arc::ptr_eq(&op.book, &book)) {
@@ -704,6 +709,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         Ok(self.take_looked(tier, &name, looked))
     }
 
+    fn set_far_token(&mut self, tier: u8, token: Option<far::Token>) {
+        let at = usize::from(tier) - 1;
+        match self.far_tokens.get_mut(at) {
+            Some(there) => *there = token,
+            None if token.is_some() => {
+                self.far_tokens.resize(at, None);
+                self.far_tokens.push(token);
+            }
+            None => {}
+        }
+    }
+
     /// Takes over what a far tier has of the key: the token, and the copy.
     fn take_looked(&mut self, tier: u8, name: &str, looked: Looked) -> Option<Held<V>> {
         self.set_far_token(tier, looked.token);
@@ -1054,18 +1071,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     }
 
     // ---- save
-
-    fn set_far_token(&mut self, tier: u8, token: Option<far::Token>) {
-        let at = usize::from(tier) - 1;
-        match self.far_tokens.get_mut(at) {
-            Some(there) => *there = token,
-            None if token.is_some() => {
-                self.far_tokens.resize(at, None);
-                self.far_tokens.push(token);
-            }
-            None => {}
-        }
-    }
 
     /// Takes tokens in far tiers.
     async fn fence(&mut self, key: &K, tiers: u8) {

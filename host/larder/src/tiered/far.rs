@@ -142,8 +142,8 @@ pub trait Tier: Send + Sync + 'static {
         true
     }
 
-    /// The copy and the token of a key. What happens in between, the copy may show and the token not: it is as old as the copy,
-    /// or, where there is no fresh copy, as a look from which it follows that nothing is kept but what is fetched later.
+    /// The copy of a key, and a token that is taken meanwhile, before the copy is looked at or after it: what is kept by it is
+    /// fetched once this has returned.
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Looked, TierError>>;
 
     /// The same of many keys, in their order, in one round trip where the store can do that. Each answer is as of one moment;

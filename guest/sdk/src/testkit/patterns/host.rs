@@ -302,6 +302,7 @@ impl<'a> Host<'a> {
     fn carry_out(&mut self, answer: &Answer, after: &Event) -> Result<Option<Event>, (Clause, String)> {
         use Kind::{Fill, Flush, Invalidate, Read, Refresh, Remove, Write};
         self.cookie = answer.cookie;
+        self.promotion = None;
         self.renewed = matches!(after, Event::Unchanged(_));
         let kind = self.history.kind;
         let Rule { tiers, abilities, .. } = self.history.rule;
