@@ -260,6 +260,8 @@ struct Recorder {
     /// Whether these are the rules that the operation goes on under.
     changed: bool,
     steps: Rc<RefCell<Vec<Taken>>>,
+    /// Whether it has been asked: what it is asked besides is not of the operation, but checks what the answer is.
+    asked: bool,
 }
 
 impl Subject for Recorder {
@@ -268,7 +270,9 @@ impl Subject for Recorder {
         let operation = Operation { keyspace: self.keyspace as u32, ..turn.operation };
         let turn = Turn { moment, operation, ..*turn };
         let answer = self.book.rules.step(&turn);
-        self.steps.borrow_mut().push((self.changed, turn, answer));
+        if !std::mem::replace(&mut self.asked, true) {
+            self.steps.borrow_mut().push((self.changed, turn, answer));
+        }
         Ok(answer)
     }
 }
@@ -297,7 +301,8 @@ pub fn record(set: &Set) -> Result<Vec<Line>, String> {
                 let changed = asked.parameters != rule.parameters;
                 let book = if changed { after.clone() } else { before.clone() };
                 let began = fingerprint(seed) >> 22;
-                Ok(Box::new(Recorder { book, keyspace, began, changed, steps: steps.clone() }) as Box<dyn Subject>)
+                let steps = steps.clone();
+                Ok(Box::new(Recorder { book, keyspace, began, changed, steps, asked: false }) as Box<dyn Subject>)
             };
             let history = history(seed, set, rule, other);
             Suite::default().run_one(&history, open).map_err(|violation| violation.to_string())?;
