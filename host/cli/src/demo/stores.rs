@@ -272,6 +272,10 @@ impl<T: Tier> Tier for RemoteTier<T> {
         Box::pin(self.carry(self.tier.put(key, copy, token, write)))
     }
 
+    fn renew<'a>(&'a self, key: &'a str, copy: FarCopy, token: Token) -> BoxFuture<'a, Result<Option<Put>, TierError>> {
+        Box::pin(self.carry(self.tier.renew(key, copy, token)))
+    }
+
     fn invalidate<'a>(&'a self, scope: &'a Scope, soft: bool) -> BoxFuture<'a, Result<(), TierError>> {
         Box::pin(self.carry(self.tier.invalidate(scope, soft)))
     }

@@ -980,16 +980,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         };
         let tiers = keeping.tiers & only;
         let writes = matches!(self.kind, Kind::Write | Kind::Remove | Kind::Flush);
+        // What is there and right is given other terms, where the tier can do that.
+        let renews = keeping.what == What::Held && self.renewed.is_some() && value.is_some() && validator.is_some();
         for tier in (1..8u8).rev().filter(|tier| tiers & 1 << tier != 0) {
-            let copy = self.inner.far_copy(
-                value.as_ref(),
-                validator.clone(),
-                &tags,
-                now.saturating_sub(born),
-                cost_us,
-                &keeping.terms,
-            );
-            match copy {
+            let far_copy = |value: Option<&V>| {
+                let age_ms = now.saturating_sub(born);
+                self.inner.far_copy(value, validator.clone(), &tags, age_ms, cost_us, &keeping.terms)
+            };
+            if renews
+                && let Some(copy) = far_copy(None)
+                && self.renew_far(&key, tier, copy, &mut outcome).await
+            {
+                continue;
+            }
+            match far_copy(value.as_ref()) {
                 Some(copy) => self.keep_far(&key, tier, copy, writes, &mut outcome).await,
                 None => self.decline_far(&key, tier, &mut outcome).await,
             }
@@ -1028,6 +1032,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 self.inner.owe(at, &About::Key(key.clone()), false);
             }
         }
+    }
+
+    /// Gives the copy that a far tier has other terms; whether it had it.
+    async fn renew_far(&self, key: &K, tier: u8, copy: FarCopy, outcome: &mut Outcome) -> bool {
+        let at = usize::from(tier) - 1;
+        let (far, name) = (&self.inner.far[at], self.inner.far_name(key));
+        let Some(token) = self.far_tokens.get(at).copied().flatten().filter(|_| !far.owes(&name)) else { return false };
+        match far.call(self.inner.limits.tier, far.tier.renew(&name, copy, token)).await {
+            Ok(Some(Put::Kept)) => {}
+            Ok(Some(Put::Fenced)) => outcome.fenced |= 1 << tier,
+            Ok(Some(Put::Declined)) => outcome.declined |= 1 << tier,
+            Ok(None) | Err(_) => return false,
+        }
+        true
     }
 
     async fn keep_far(&self, key: &K, tier: u8, copy: FarCopy, writes: bool, outcome: &mut Outcome) {

@@ -140,6 +140,39 @@ impl Envelope {
         bytes
     }
 
+    /// How many bytes come before the value.
+    pub(crate) fn beginning(&self) -> usize {
+        Envelope { copy: FarCopy { value: None, ..self.copy.clone() }, ..self.clone() }.encode().len()
+    }
+
+    /// What takes the place of the beginning of an envelope of so many bytes, for it to be this one with the value that it has.
+    /// `None`: it is not of this validator and these tags, or has no value.
+    ///
+    /// The checksum is told from the old one without the value: CRC-32 is linear, so two messages that differ in their
+    /// beginnings have checksums that differ as those of the beginnings do, moved on over as many bytes as follow.
+    pub(crate) fn renewed(&self, old: &[u8], whole: usize) -> Option<Vec<u8>> {
+        let copy = FarCopy { value: Some(Bytes::new()), ..self.copy.clone() };
+        let mut new = Envelope { copy, ..self.clone() }.encode();
+        // All before the value's length, and all behind the header.
+        if old.len() != new.len() || old[..16] != new[..16] || old[HEADER..] != new[HEADER..] {
+            return None;
+        }
+        let number = |at: usize| u32::from_be_bytes([old[at], old[at + 1], old[at + 2], old[at + 3]]);
+        let follow = u64::from(number(16));
+        if old.len() as u64 + follow != whole as u64 {
+            return None;
+        }
+        new[16..CHECKSUM_AT].copy_from_slice(&old[16..CHECKSUM_AT]);
+        let moved_on = |checksum: u32| {
+            let mut hasher = crc32fast::Hasher::new_with_initial(checksum);
+            hasher.combine(&crc32fast::Hasher::new_with_initial_len(0, follow));
+            hasher.finalize()
+        };
+        let checksum = number(CHECKSUM_AT) ^ moved_on(checksum(old)) ^ moved_on(checksum(&new));
+        new[CHECKSUM_AT..WRITTEN_AT].copy_from_slice(&checksum.to_be_bytes());
+        Some(new)
+    }
+
     /// Reads what was stored. The value is a part of these bytes, and not a copy.
     ///
     /// # Errors
@@ -277,6 +310,39 @@ mod tests {
             cost_us: 56_789,
         };
         Envelope { epoch: 1 << 50, stamp: 3, fence: 1 << 51, ..Envelope::new(copy, 1_700_000_000_000) }
+    }
+
+    #[test]
+    fn a_renewed_beginning_is_that_of_the_whole_with_its_value() {
+        let mut random = Random(5);
+        for length in [0, 1, 7, 64, 200, 5_000, 70_000] {
+            let bytes: Vec<u8> = (0..length).map(|_| random.below(256) as u8).collect();
+            let old = Envelope { copy: FarCopy { value: Some(bytes.into()), ..example().copy }, ..example() };
+            let stored = old.encode();
+            let mut new = old.clone();
+            (new.copy.fresh_ms, new.copy.age_ms, new.fence, new.stamp) = (random.below(1 << 40) as u64, 0, 77, 4);
+            let whole = new.encode();
+            new.copy.value = None;
+            let at = new.beginning();
+            assert_eq!(at + length, stored.len());
+            let renewed = new.renewed(&stored[..at], stored.len()).unwrap();
+            assert_eq!(renewed, whole[..at], "{length}");
+            assert_eq!(Envelope::decode([&renewed[..], &stored[at..]].concat()), Envelope::decode(whole));
+
+            assert_eq!(new.renewed(&stored[..at], stored.len() + 1), None, "another length");
+            for copy in [
+                FarCopy { validator: Some("\"v8\"".into()), ..new.copy.clone() },
+                FarCopy { validator: None, ..new.copy.clone() },
+                FarCopy { tags: ["shop:red".into()].into(), ..new.copy.clone() },
+            ] {
+                let other = Envelope { copy, ..new.clone() };
+                let at = other.beginning().min(stored.len());
+                assert_eq!(other.renewed(&stored[..at], stored.len()), None, "another copy");
+            }
+        }
+        let negative = Envelope { copy: FarCopy { value: None, ..example().copy }, ..example() };
+        let stored = negative.encode();
+        assert_eq!(negative.renewed(&stored, stored.len()), None, "what has no value has no validator to be asked by");
     }
 
     #[cfg(feature = "json")]

@@ -170,6 +170,14 @@ pub trait Tier: Send + Sync + 'static {
         write: bool,
     ) -> BoxFuture<'a, Result<Put, TierError>>;
 
+    /// Gives a copy that is there other terms, as [`Self::put`] of a fill would with its value, and moves no bytes of that. Which
+    /// one it is, the validator says: that of `copy`, whose value is none here. `None`: there is no such copy, or the tier cannot
+    /// do this; then it is put.
+    fn renew<'a>(&'a self, key: &'a str, copy: FarCopy, token: Token) -> BoxFuture<'a, Result<Option<Put>, TierError>> {
+        let _ = (key, copy, token);
+        Box::pin(async { Ok(None) })
+    }
+
     /// Moves the fence, and takes copies away; `soft`: ends their freshness, and leaves the rest of their terms. Groups take
     /// constant time.
     fn invalidate<'a>(&'a self, scope: &'a Scope, soft: bool) -> BoxFuture<'a, Result<(), TierError>>;
@@ -238,6 +246,10 @@ impl<T: Tier + ?Sized> Tier for Arc<T> {
         write: bool,
     ) -> BoxFuture<'a, Result<Put, TierError>> {
         (**self).put(key, copy, token, write)
+    }
+
+    fn renew<'a>(&'a self, key: &'a str, copy: FarCopy, token: Token) -> BoxFuture<'a, Result<Option<Put>, TierError>> {
+        (**self).renew(key, copy, token)
     }
 
     fn invalidate<'a>(&'a self, scope: &'a Scope, soft: bool) -> BoxFuture<'a, Result<(), TierError>> {
@@ -451,6 +463,14 @@ impl Tier for MemoryTier {
         write: bool,
     ) -> BoxFuture<'a, Result<Put, TierError>> {
         Box::pin(async move { Ok(self.put_now(key, copy, token, write)) })
+    }
+
+    fn renew<'a>(&'a self, key: &'a str, copy: FarCopy, token: Token) -> BoxFuture<'a, Result<Option<Put>, TierError>> {
+        Box::pin(async move {
+            let there = self.cache.peek(key).filter(|there| there.copy.validator == copy.validator);
+            let value = there.and_then(|there| there.copy.value.clone());
+            Ok(value.map(|value| self.put_now(key, FarCopy { value: Some(value), ..copy }, token, false)))
+        })
     }
 
     fn invalidate<'a>(&'a self, scope: &'a Scope, soft: bool) -> BoxFuture<'a, Result<(), TierError>> {

@@ -75,6 +75,34 @@ async fn the_suite_on_one_server() {
     .await;
 }
 
+/// What has not changed is given new terms, and its value stays where it is: so the server counts.
+#[tokio::test]
+async fn a_value_that_is_renewed_is_not_moved() {
+    let Some(server) = redis(&[]) else { return };
+    let (tier, mut connection) = (RedisTier::connect(&at(&server)).await.unwrap(), raw(&server).await);
+    let moved = async |connection: &mut redis::aio::MultiplexedConnection| -> u64 {
+        let info: redis::InfoDict = redis::cmd("INFO").arg("stats").query_async(connection).await.unwrap();
+        info.get::<u64>("total_net_input_bytes").unwrap() + info.get::<u64>("total_net_output_bytes").unwrap()
+    };
+    let old = FarCopy { validator: Some("v1".into()), fresh_ms: 1_000, ..copy(&"x".repeat(100_000)) };
+    let token = tier.token("k").await.unwrap();
+    assert_eq!(tier.put("k", old.clone(), token, false).await.unwrap(), Put::Kept);
+    let terms = FarCopy { value: None, fresh_ms: 600_000, ..old.clone() };
+    // Once with the text of the script.
+    for _ in 0..2 {
+        assert_eq!(tier.renew("k", terms.clone(), token).await.unwrap(), Some(Put::Kept));
+    }
+    let before = moved(&mut connection).await;
+    assert_eq!(tier.renew("k", terms, token).await.unwrap(), Some(Put::Kept));
+    let moved = moved(&mut connection).await - before;
+    assert!(moved < 20_000, "{moved} bytes, of which a few thousand are the server's answer to us");
+    let renewed = tier.get("k").await.unwrap().copy.unwrap();
+    assert_eq!(renewed.value, old.value);
+    assert!(renewed.fresh_ms > 500_000, "{renewed:?}");
+    let lives: u64 = redis::cmd("PTTL").arg("{larder:0}e:k").query_async(&mut connection).await.unwrap();
+    assert!(lives > 500_000, "and Redis has it for as long: {lives}");
+}
+
 /// A bucket's counters and its entries go together, whoever takes them away.
 #[tokio::test]
 async fn what_a_server_forgets_revives_nothing() {

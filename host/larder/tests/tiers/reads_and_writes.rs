@@ -280,11 +280,16 @@ async fn a_value_that_has_not_changed_is_not_sent_again() {
         }
     }
     let source = Validating(loads.clone());
+    let far = Arc::new(FlakyTier::new(100));
     let cache = Tiered::builder().max_capacity(10).source(source).rule("ttl-ms", TTL).rule("stale-if-error-ms", TTL);
-    let cache = cache.build().unwrap();
+    let cache = cache.keyspace("test").far(far.clone()).codec(numbers()).build().unwrap();
     for _ in 0..3 {
         assert_eq!(cache.get(&7).await.unwrap(), Some(7));
-        advance(TTL + ms(1)).await;
+        sleep(ms(1)).await;
+        let copy = far.get("test:7").await.unwrap().copy.unwrap();
+        assert_eq!((copy.value.as_deref(), copy.fresh_ms), (Some(&7u64.to_le_bytes()[..]), 999));
+        assert_eq!(far.puts(), 1, "nor to a far tier");
+        advance(TTL).await;
     }
     let validator = Some("v1".to_string());
     assert_eq!(*loads.lock().unwrap(), [None, validator.clone(), validator]);

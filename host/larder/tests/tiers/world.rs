@@ -106,12 +106,13 @@ pub(crate) struct FlakyTier {
     tier: MemoryTier,
     fails: AtomicBool,
     calls: AtomicU64,
+    puts: AtomicU64,
 }
 
 impl FlakyTier {
     pub(crate) fn new(entries: u64) -> Self {
         let tier = MemoryTier::new(entries).unwrap();
-        FlakyTier { tier, fails: AtomicBool::new(false), calls: AtomicU64::new(0) }
+        FlakyTier { tier, fails: AtomicBool::new(false), calls: AtomicU64::new(0), puts: AtomicU64::new(0) }
     }
 
     pub(crate) fn fail(&self, fails: bool) {
@@ -120,6 +121,11 @@ impl FlakyTier {
 
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(SeqCst)
+    }
+
+    /// How often it was given a value.
+    pub(crate) fn puts(&self) -> u64 {
+        self.puts.load(SeqCst)
     }
 
     fn check(&self) -> Result<(), TierError> {
@@ -156,7 +162,14 @@ impl Tier for FlakyTier {
     ) -> BoxFuture<'a, Result<Put, TierError>> {
         Box::pin(async move {
             self.check()?;
+            self.puts.fetch_add(1, SeqCst);
             self.tier.put(key, copy, token, write).await
+        })
+    }
+    fn renew<'a>(&'a self, key: &'a str, copy: FarCopy, token: Token) -> BoxFuture<'a, Result<Option<Put>, TierError>> {
+        Box::pin(async move {
+            self.check()?;
+            self.tier.renew(key, copy, token).await
         })
     }
     fn invalidate<'a>(&'a self, scope: &'a Scope, soft: bool) -> BoxFuture<'a, Result<(), TierError>> {

@@ -1,7 +1,8 @@
 -- Keeps an envelope, if nothing has happened to its key or groups since the token was taken.
 -- KEYS: counters, entry. ARGV: field of the fence, fence, stamp, '1' if it is a write, lifetime in ms ('0': take away
--- what is there; '-1': without end), envelope, key, its tags.
--- Answers 1 if done, 0 if fenced.
+-- what is there; '-1': without end), envelope, key, beginning, its tags. Where the beginning is not empty, the envelope that is
+-- there must begin so, and gets the one that is given as its beginning instead.
+-- Answers 1 if done, 0 if fenced, 2 if it does not begin so.
 local counters, entry, stamp = KEYS[1], KEYS[2], tonumber(ARGV[3])
 local now = redis.call('HMGET', counters, 'epoch', 'n', 'lengths', ARGV[1])
 -- Without counters nobody knows what has happened. A fence that has not moved is the epoch.
@@ -18,7 +19,7 @@ if stamp < tonumber(now[2]) then
   for length in string.gmatch(now[3] or '', '%d+') do
     if tonumber(length) <= #key and is_newer('gp' .. string.sub(key, 1, tonumber(length))) then return 0 end
   end
-  for at = 8, #ARGV do
+  for at = 9, #ARGV do
     if is_newer('gt' .. ARGV[at]) then return 0 end
   end
 end
@@ -31,7 +32,11 @@ if ARGV[5] == '0' then
   redis.call('UNLINK', entry)
   return 1
 end
-if ARGV[5] == '-1' then
+if ARGV[8] ~= '' then
+  if redis.call('GETRANGE', entry, 0, #ARGV[8] - 1) ~= ARGV[8] then return 2 end
+  redis.call('SETRANGE', entry, 0, ARGV[6])
+  if ARGV[5] == '-1' then redis.call('PERSIST', entry) else redis.call('PEXPIRE', entry, ARGV[5]) end
+elseif ARGV[5] == '-1' then
   redis.call('SET', entry, ARGV[6])
 else
   redis.call('SET', entry, ARGV[6], 'PX', ARGV[5])

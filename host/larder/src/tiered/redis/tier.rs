@@ -588,27 +588,64 @@ impl RedisTier {
     }
 
     async fn keep(&self, key: &str, copy: FarCopy, token: Token, write: bool) -> Result<Put, TierError> {
-        let bucket = self.bucket(key);
         let is_too_large = copy.value.as_ref().is_some_and(|value| value.len() > self.max_value_bytes);
-        let epoch = token.fence >> 32 << 32;
-        let envelope = Envelope { epoch, stamp: token.stamp, fence: token.fence, ..Envelope::new(copy, 0) };
-        let lifetime = match envelope.lifetime_ms() {
-            _ if is_too_large => "0".to_string(),
-            NO_END.. => "-1".into(),
-            milliseconds => milliseconds.to_string(),
-        };
+        let envelope = enveloped(copy, token);
+        let lifetime = if is_too_large { "0".into() } else { lifetime(&envelope) };
         let body = if lifetime == "0" { Vec::new() } else { envelope.encode() };
-        let (fence, token) = (self.fence(key), [token.fence.to_string(), token.stamp.to_string()]);
-        let entry = format!("{}{key}", bucket.entries);
-        let mut arguments: Vec<&[u8]> = vec![fence.as_bytes(), token[0].as_bytes(), token[1].as_bytes()];
-        arguments.extend([if write { b"1" as &[u8] } else { b"0" }, lifetime.as_bytes(), &body, key.as_bytes()]);
-        arguments.extend(envelope.copy.tags.iter().map(|tag| tag.as_bytes()));
-        let answer = self.run(&self.scripts.put, bucket, &[&bucket.counters, &entry], &arguments).await?;
-        Ok(match number(answer).map_err(failed)? {
+        Ok(match self.put_there(key, &envelope, write, &lifetime, &body, b"").await? {
             Some(1) if is_too_large => Put::Declined,
             Some(1) => Put::Kept,
             _ => Put::Fenced,
         })
+    }
+
+    /// Two round trips, of the beginning of the envelope alone.
+    async fn renew_there(&self, key: &str, copy: FarCopy, token: Token) -> Result<Option<Put>, TierError> {
+        if copy.validator.is_none() {
+            return Ok(None);
+        }
+        let envelope = enveloped(copy, token);
+        let (bucket, length) = (self.bucket(key), envelope.beginning());
+        let entry = format!("{}{key}", bucket.entries);
+        let mut ask = Pipeline::with_capacity(2);
+        ask.cmd("GETRANGE").arg(&entry).arg(0).arg(length - 1).cmd("STRLEN").arg(&entry);
+        let answers = self.send(bucket, &ask).await?;
+        let Ok([old, whole]) = <[Value; 2]>::try_from(answers) else {
+            return Err(failed(super::unexpected("two answers")));
+        };
+        let read = || -> RedisResult<_> { Ok((bytes(old)?.unwrap_or_default(), number(whole)?.unwrap_or_default())) };
+        let (old, whole) = read().map_err(failed)?;
+        let Some(new) = envelope.renewed(&old, whole as usize) else { return Ok(None) };
+        Ok(match self.put_there(key, &envelope, false, &lifetime(&envelope), &new, &old).await? {
+            Some(1) => Some(Put::Kept),
+            Some(0) => Some(Put::Fenced),
+            _ => None,
+        })
+    }
+
+    async fn put_there(
+        &self,
+        key: &str,
+        envelope: &Envelope,
+        write: bool,
+        lifetime: &str,
+        body: &[u8],
+        beginning: &[u8],
+    ) -> Result<Option<u64>, TierError> {
+        let bucket = self.bucket(key);
+        let (fence, token) = (self.fence(key), [envelope.fence.to_string(), envelope.stamp.to_string()]);
+        let entry = format!("{}{key}", bucket.entries);
+        let mut arguments: Vec<&[u8]> = vec![fence.as_bytes(), token[0].as_bytes(), token[1].as_bytes()];
+        arguments.extend([
+            if write { b"1" as &[u8] } else { b"0" },
+            lifetime.as_bytes(),
+            body,
+            key.as_bytes(),
+            beginning,
+        ]);
+        arguments.extend(envelope.copy.tags.iter().map(|tag| tag.as_bytes()));
+        let answer = self.run(&self.scripts.put, bucket, &[&bucket.counters, &entry], &arguments).await?;
+        number(answer).map_err(failed)
     }
 
     async fn forget(&self, scope: &Scope, soft: bool) -> Result<(), TierError> {
@@ -707,6 +744,20 @@ impl RedisTier {
     }
 }
 
+/// A copy as it is kept by a token.
+fn enveloped(copy: FarCopy, token: Token) -> Envelope {
+    let epoch = token.fence >> 32 << 32;
+    Envelope { epoch, stamp: token.stamp, fence: token.fence, ..Envelope::new(copy, 0) }
+}
+
+/// How long Redis has an envelope, as the script is told.
+fn lifetime(envelope: &Envelope) -> String {
+    match envelope.lifetime_ms() {
+        NO_END.. => "-1".into(),
+        milliseconds => milliseconds.to_string(),
+    }
+}
+
 /// The answer to `TIME`.
 fn milliseconds(answer: Value) -> RedisResult<u64> {
     let mut parts = array(answer)?.into_iter().map(number);
@@ -767,6 +818,10 @@ impl Tier for RedisTier {
         write: bool,
     ) -> BoxFuture<'a, Result<Put, TierError>> {
         Box::pin(self.keep(key, copy, token, write))
+    }
+
+    fn renew<'a>(&'a self, key: &'a str, copy: FarCopy, token: Token) -> BoxFuture<'a, Result<Option<Put>, TierError>> {
+        Box::pin(self.renew_there(key, copy, token))
     }
 
     fn invalidate<'a>(&'a self, scope: &'a Scope, soft: bool) -> BoxFuture<'a, Result<(), TierError>> {

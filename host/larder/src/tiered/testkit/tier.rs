@@ -189,6 +189,7 @@ impl TierSuite {
         self.what_is_put_is_got().await;
         self.odd_keys_and_values().await;
         self.many_at_once().await;
+        self.what_is_renewed().await;
         self.terms_pass_with_time().await;
         self.tokens_of_keys().await;
         self.tokens_of_groups().await;
@@ -279,6 +280,46 @@ impl TierSuite {
         let twice = [keys[1].clone(), keys[1].clone()];
         let looked = tier.0.get_many(&twice).await.expect("`get_many`");
         assert_eq!(looked[0], looked[1], "one key twice is two answers");
+    }
+
+    /// A tier need not renew; one that does changes the terms of that very copy, and minds the fence.
+    async fn what_is_renewed(&self) {
+        let (tier, other) = (self.tier().await, self.tier().await);
+        let key = self.key("renewed");
+        let tags: Arc<[Arc<str>]> = [Arc::from(self.key("tag").as_str())].into();
+        let old = FarCopy { validator: Some("v1".into()), tags, fresh_ms: 5_000, ..copy("the value") };
+        let terms = FarCopy { value: None, fresh_ms: 600_000, stale_ms: 7, rescue_ms: 8, cost_us: 9, ..old.clone() };
+        let renew = async |copy: &FarCopy, token| tier.0.renew(&key, copy.clone(), token).await.expect("`renew`");
+
+        assert_eq!(renew(&terms, tier.token(&key).await).await, None, "what is not there cannot be renewed");
+        tier.set(&key, old.clone()).await;
+        let token = tier.token(&key).await;
+        let Some(put) = renew(&terms, token).await else { return };
+        assert_eq!(put, Put::Kept);
+        let renewed = other.get(&key).await.copy.expect("it is there");
+        assert!(renewed.fresh_ms > 500_000, "it has the new terms: {renewed:?}");
+        let as_it_was =
+            FarCopy { fresh_ms: renewed.fresh_ms, age_ms: renewed.age_ms, value: old.value.clone(), ..terms.clone() };
+        assert_eq!(renewed, as_it_was, "and the old value");
+
+        let another = FarCopy { validator: Some("v2".into()), ..terms.clone() };
+        assert_eq!(renew(&another, token).await, None, "another value is not renewed");
+        let none = FarCopy { validator: None, ..terms.clone() };
+        assert_eq!(renew(&none, token).await, None, "nor one of which nobody can say that it is right");
+        tier.invalidate(Scope::Group(Group::Tag(terms.tags[0].clone())), true).await;
+        assert_eq!(renew(&terms, token).await, Some(Put::Fenced), "what was invalidated meanwhile is not renewed");
+        let token = tier.token(&key).await;
+        assert_eq!(renew(&terms, token).await, Some(Put::Kept));
+        assert!(other.get(&key).await.copy.is_some_and(|copy| copy.fresh_ms > 0), "a soft invalidation is over then");
+        tier.invalidate(Scope::Keys(vec![key.as_str().into()]), false).await;
+        let renewed = renew(&terms, token).await;
+        assert!(matches!(renewed, None | Some(Put::Fenced)), "what is gone stays gone: {renewed:?}");
+        assert_eq!(other.get(&key).await.copy, None);
+        // Terms that allow nothing make it go.
+        tier.set(&key, old.clone()).await;
+        let nothing = FarCopy { fresh_ms: 0, stale_ms: 0, rescue_ms: 0, ..terms };
+        assert_eq!(renew(&nothing, tier.token(&key).await).await, Some(Put::Kept));
+        assert_eq!(other.get(&key).await.copy, None);
     }
 
     async fn terms_pass_with_time(&self) {
