@@ -103,6 +103,35 @@ async fn a_value_that_is_renewed_is_not_moved() {
     assert!(lives > 500_000, "and Redis has it for as long: {lives}");
 }
 
+/// Who misses is asked for tokens along with the copies; who finds all is not, until one is missing.
+#[tokio::test]
+async fn many_keys_are_one_round_trip() {
+    let Some(server) = redis(&[]) else { return };
+    let (tier, mut connection) = (RedisTier::connect(&at(&server)).await.unwrap(), raw(&server).await);
+    let asked = async |connection: &mut redis::aio::MultiplexedConnection| -> u64 {
+        let stats: String = redis::cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hmget:calls=")).unwrap();
+        line.split(',').next().unwrap().parse().unwrap()
+    };
+    let keys: Vec<Arc<str>> = (0..50).map(|key| format!("k{key}").into()).collect();
+    let (all, but_one) = (&keys[..], &keys[1..]);
+    for key in but_one {
+        set(&tier, key, "value").await;
+    }
+    // A bucket's counters are asked for with the copies; and once more for tokens that were left out and are needed.
+    for (keys, round_trips, with_tokens) in
+        [(all, 1, 50), (all, 1, 50), (but_one, 1, 49), (but_one, 1, 0), (all, 2, 1), (all, 1, 50)]
+    {
+        let before = asked(&mut connection).await;
+        let looked = tier.get_many(keys).await.unwrap();
+        assert_eq!(asked(&mut connection).await - before, round_trips);
+        assert_eq!(looked.iter().filter(|looked| looked.token.is_some()).count(), with_tokens);
+        for (key, looked) in keys.iter().zip(&looked).filter(|(_, looked)| looked.copy.is_none()) {
+            assert_eq!(looked.token.unwrap(), tier.token(key).await.unwrap());
+        }
+    }
+}
+
 /// A bucket's counters and its entries go together, whoever takes them away.
 #[tokio::test]
 async fn what_a_server_forgets_revives_nothing() {

@@ -20,8 +20,8 @@
 //!
 //! **A read is one round trip** without a script: the fence and `n`, then the server's time, then the entry, in one write.
 //! It is not one transaction. The token is the older part of the answer: what happens in between is seen by the
-//! copy, and makes the token too old, never too young. (Of many keys, those of which there is no fresh copy get their tokens in a
-//! second round trip, before anything is fetched for them.) Scripts were measured against it: they cost the server five times as
+//! copy, and makes the token too old, never too young. (Of many keys, none gets a token where the look before found all; should one
+//! be missing then, it gets its token in a second round trip, before anything is fetched for it.) Scripts were measured against it: they cost the server five times as
 //! much.
 //!
 //! **Groups take constant time, and a local lookup on a read.** A copy whose stamp is `n` was reached by nothing. For others
@@ -42,7 +42,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -94,6 +94,8 @@ pub struct RedisTier {
     trusted: RwLock<Vec<String>>,
     attaching: tokio::sync::Mutex<()>,
     max_value_bytes: usize,
+    /// Whether the last look at many keys missed some.
+    misses: AtomicBool,
     scripts: Scripts,
     summary: Arc<str>,
 }
@@ -209,6 +211,7 @@ impl RedisTierBuilder {
             trusted: RwLock::default(),
             attaching: tokio::sync::Mutex::default(),
             max_value_bytes: self.max_value_bytes,
+            misses: AtomicBool::new(true),
             scripts: Scripts {
                 begin: Script::new(include_str!("begin.lua")),
                 put: Script::new(include_str!("put.lua")),
@@ -373,8 +376,8 @@ impl RedisTier {
         Ok(())
     }
 
-    /// Copies and tokens of keys of one bucket. Of many keys, only those without a fresh copy get a token, in a second round
-    /// trip: answers to what is hardly ever asked took a good part of the first.
+    /// Copies and tokens of keys of one bucket. Where the last look found all of its keys, the next one of many asks for no
+    /// tokens, which would be a good part of the answer: what has no fresh copy then gets its token in a second round trip.
     async fn look(&self, bucket: &Bucket, keys: &[&str]) -> Result<Vec<Looked>, TierError> {
         let sized = |name: &str, arguments: usize, bytes: usize| {
             let mut command = Cmd::with_capacity(1 + arguments, name.len() + bytes);
@@ -385,8 +388,11 @@ impl RedisTier {
         name.arg("GETNAME");
         let mut counters = sized("HMGET", 4, bucket.counters.len() + 12);
         counters.arg(&bucket.counters).arg("epoch").arg("n");
-        if let [key] = keys {
-            counters.arg(self.fence(key));
+        let asks_for_tokens = keys.len() == 1 || self.misses.load(Relaxed);
+        if asks_for_tokens {
+            for key in keys {
+                counters.arg(self.fence(key));
+            }
         }
         let bytes_of_keys: usize = keys.iter().map(|key| bucket.entries.len() + key.len()).sum();
         let mut entries = sized(if keys.len() == 1 { "GET" } else { "MGET" }, keys.len(), bytes_of_keys);
@@ -410,11 +416,12 @@ impl RedisTier {
             let read = || -> RedisResult<_> {
                 let mut fields = array(counters)?.into_iter().map(number);
                 let mut field = || fields.next().transpose().map(Option::flatten);
-                let (epoch, n, fence) = (field()?, field()?, field()?);
+                let (epoch, n) = (field()?, field()?);
+                let fences: Vec<_> = fields.collect::<RedisResult<_>>()?;
                 let entries = if keys.len() == 1 { vec![found] } else { array(found)? };
-                Ok((epoch.zip(n).map(|(epoch, n)| Counters { epoch, n }), fence, milliseconds(time)?, entries))
+                Ok((epoch.zip(n).map(|(epoch, n)| Counters { epoch, n }), fences, milliseconds(time)?, entries))
             };
-            let (counters, fence, now, entries) = read().map_err(failed)?;
+            let (counters, fences, now, entries) = read().map_err(failed)?;
             let Some(counters) = counters else {
                 self.begin(bucket).await?;
                 continue;
@@ -448,11 +455,16 @@ impl RedisTier {
                 };
                 keys.iter().zip(found).map(one).collect::<Vec<_>>()
             };
-            if let [one] = &mut looked[..] {
-                one.token = Some(Token { fence: fence.unwrap_or(counters.epoch), stamp: counters.n });
+            let is_fresh = |looked: &Looked| looked.copy.as_ref().is_some_and(|copy| copy.fresh_ms > 0);
+            if keys.len() > 1 {
+                self.misses.store(!looked.iter().all(is_fresh), Relaxed);
+            }
+            if asks_for_tokens {
+                looked.iter_mut().zip(fences).for_each(|(looked, fence)| {
+                    looked.token = Some(Token { fence: fence.unwrap_or(counters.epoch), stamp: counters.n });
+                });
                 return Ok(looked);
             }
-            let is_fresh = |looked: &Looked| looked.copy.as_ref().is_some_and(|copy| copy.fresh_ms > 0);
             let (keys, without): (Vec<_>, Vec<_>) =
                 keys.iter().zip(&mut looked).filter(|(_, looked)| !is_fresh(looked)).unzip();
             let tokens = self.take_tokens(bucket, &keys).await?;
