@@ -19,10 +19,10 @@
 //!   thousand of which are kept.
 //!
 //! **A read is one round trip** without a script: the fence and `n`, then the server's time, then the entry, in one write.
-//! It is not one transaction. The token is the older part of the answer: what happens in between is seen by the
-//! copy, and makes the token too old, never too young. (Of many keys, none gets a token where the look before found all; should one
-//! be missing then, it gets its token in a second round trip, before anything is fetched for it.) Scripts were measured against it: they cost the server five times as
-//! much.
+//! It is not one transaction. The token is the older part of the answer: what happens in between is seen by the copy, and
+//! makes the token too old, never too young. (Of many keys, none gets a token where the look before found all; should one
+//! be missing then, it gets its token in a second round trip, before anything is fetched for it.) Scripts were measured
+//! against it: they cost the server five times as much.
 //!
 //! **Groups take constant time, and a local lookup on a read.** A copy whose stamp is `n` was reached by nothing. For others
 //! the process has the versions of all groups in memory, as of some `n`; where the answer says a greater one, it reads the
