@@ -597,6 +597,10 @@ impl Config {
         }
     }
 
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "mysql", feature = "http")),
+        expect(clippy::extra_unused_type_parameters, reason = "each source has its keys' type")
+    )]
     async fn check_source_of<K: Key>(
         &self,
         keyspace: &str,

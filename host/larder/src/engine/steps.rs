@@ -366,6 +366,7 @@ impl Rulebook {
 impl Promotion {
     /// The answer that it tells, to whoever found a copy of which these are the facts; `None`: it does not speak of such a copy.
     /// The guests' SDK has the same, by which its test kit holds modules to it.
+    #[cfg_attr(not(feature = "testkit"), expect(unreachable_pub, reason = "public in `testkit::steps`"))]
     pub fn answer(&self, found: &Facts) -> Option<Answer> {
         if found.fresh_ms == 0 || found.early_us != 0 {
             return None;

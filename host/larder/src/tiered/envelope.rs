@@ -141,6 +141,7 @@ impl Envelope {
     }
 
     /// How many bytes come before the value.
+    #[cfg(any(test, feature = "redis"))]
     pub(crate) fn beginning(&self) -> usize {
         Envelope { copy: FarCopy { value: None, ..self.copy.clone() }, ..self.clone() }.encode().len()
     }
@@ -150,6 +151,7 @@ impl Envelope {
     ///
     /// The checksum is told from the old one without the value: CRC-32 is linear, so two messages that differ in their
     /// beginnings have checksums that differ as those of the beginnings do, moved on over as many bytes as follow.
+    #[cfg(any(test, feature = "redis"))]
     pub(crate) fn renewed(&self, old: &[u8], whole: usize) -> Option<Vec<u8>> {
         let copy = FarCopy { value: Some(Bytes::new()), ..self.copy.clone() };
         let mut new = Envelope { copy, ..self.clone() }.encode();
