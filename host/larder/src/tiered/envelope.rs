@@ -253,7 +253,11 @@ impl Envelope {
     /// The copy as of now, if it may still be served in some way; its freshness ended at `ended_at` by a soft invalidation
     /// that is not written in the envelope, such as one of a group.
     pub fn copy_at(self, now: u64, ended_at: u64) -> Option<FarCopy> {
-        let until = after(self.written_at, self.copy.fresh_ms).min(self.ended_at).min(ended_at);
+        let ended_at = ended_at.min(self.ended_at);
+        // What has happened was not later than now, whatever the reader's clock says.
+        let happened = if ended_at == Self::NOT_ENDED { self.written_at } else { ended_at.max(self.written_at) };
+        let now = now.max(happened);
+        let until = after(self.written_at, self.copy.fresh_ms).min(ended_at);
         let beyond = now.saturating_sub(until);
         let forever = FarCopy::FOREVER;
         let left = |window: u64| if window == forever { forever } else { window.saturating_sub(beyond) };
@@ -494,9 +498,15 @@ mod tests {
         let copy = envelope.clone().copy_at(envelope.written_at + 11_000, Envelope::NOT_ENDED).unwrap();
         assert_eq!((copy.fresh_ms, copy.stale_ms, copy.age_ms), (0, 20_000, 11_017));
         assert_eq!(copy.rescue_ms, FarCopy::FOREVER);
-        // The tier's clock was set back: it has aged by nothing.
+        // The clock was set back, or its reader is behind: what has ended has ended.
         let copy = envelope.clone().copy_at(envelope.written_at - 5_000, Envelope::NOT_ENDED).unwrap();
-        assert_eq!((copy.age_ms, copy.fresh_ms), (17, 6_000));
+        assert_eq!((copy.age_ms, copy.fresh_ms, copy.stale_ms), (1_017, 0, 30_000));
+        envelope.ended_at = Envelope::NOT_ENDED;
+        let copy = envelope.clone().copy_at(envelope.written_at - 5_000, envelope.written_at + 1_000).unwrap();
+        assert_eq!((copy.age_ms, copy.fresh_ms), (1_017, 0));
+        // And without an end it has aged by nothing.
+        let copy = envelope.clone().copy_at(envelope.written_at - 5_000, Envelope::NOT_ENDED).unwrap();
+        assert_eq!((copy.age_ms, copy.fresh_ms), (17, 60_000));
     }
 
     #[test]

@@ -2,16 +2,16 @@
 //! one server or a Cluster, with TLS and ACL. [`RedisServer`] says where it is; [`RedisTier`] is a tier in it, and [`RedisBus`] a
 //! bus through it.
 //!
-//! The protocol, reconnecting and the routes of a Cluster are the `redis` crate's. There is one connection for each server,
+//! The protocol, TLS and the routes of a Cluster are the `redis` crate's. There is one connection for each server,
 //! shared by all calls: Redis answers in order, so calls that are under way at once cost no more round trips than one.
 
 mod bus;
+mod single;
 mod tier;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::{ClusterClientBuilder, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
@@ -25,6 +25,7 @@ pub use bus::{RedisBus, RedisBusBuilder};
 pub use tier::{RedisTier, RedisTierBuilder};
 
 use super::TierError;
+use single::Single;
 
 /// Why a Redis cannot be used as it was set up.
 #[derive(Debug, thiserror::Error)]
@@ -210,13 +211,7 @@ impl RedisServer {
                     ClusterConfig::new().set_connection_timeout(self.timeout).set_response_timeout(self.timeout);
                 return Ok(Link::Cluster(builder.build()?.get_pending_async_connection_with_config(config)));
             }
-            let config = ConnectionManagerConfig::new()
-                .set_connection_timeout(Some(self.timeout))
-                .set_response_timeout(Some(self.timeout))
-                .set_min_delay(Duration::from_millis(20))
-                .set_max_delay(Duration::from_millis(200))
-                .set_number_of_retries(2);
-            Ok(Link::Single(ConnectionManager::new_lazy_with_config(self.client(0, ProtocolVersion::RESP2)?, config)?))
+            Ok(Link::Single(Single::new(self.client(0, ProtocolVersion::RESP2)?, self.timeout)))
         };
         connected().map_err(|error| self.unreachable(&error))
     }
@@ -230,7 +225,7 @@ fn install_tls() {
 /// A connection to a server, or those to the servers of a Cluster. A clone is the same.
 #[derive(Clone)]
 enum Link {
-    Single(ConnectionManager),
+    Single(Single),
     Cluster(ClusterConnection),
 }
 
@@ -269,18 +264,37 @@ impl Script {
 impl Link {
     /// Sends commands, in one write; their answers.
     async fn send(&self, commands: &Pipeline, way: &Way) -> RedisResult<Vec<Value>> {
-        let count = commands.len();
-        let answers = match self {
-            Link::Single(connection) => connection.clone().req_packed_commands(commands, 0, count).await?,
+        self.send_by(commands, way).await.map(|(answers, _)| answers)
+    }
+
+    /// As [`Self::send`], and the number of the connection that brought the answers, 0 in a Cluster.
+    async fn send_by(&self, commands: &Pipeline, way: &Way) -> RedisResult<(Vec<Value>, u64)> {
+        let (mut answers, number) = match self {
+            Link::Single(connection) => connection.send(commands).await?,
             Link::Cluster(connection) => {
-                connection.clone().route_pipeline(commands.clone(), 0, count, way.0.clone()).await?
+                let count = commands.len();
+                (connection.clone().route_pipeline(commands.clone(), 0, count, way.0.clone()).await?, 0)
             }
         };
-        answers.into_iter().map(checked).collect()
+        if answers.iter().any(|answer| matches!(answer, Value::ServerError(_))) {
+            answers = answers.into_iter().map(checked).collect::<RedisResult<_>>()?;
+        }
+        Ok((answers, number))
     }
 
     /// Runs a script, the text of which goes along only where the server does not have it.
     async fn run(&self, script: &Script, way: &Way, keys: &[&str], arguments: &[&[u8]]) -> RedisResult<Value> {
+        self.run_by(script, way, keys, arguments).await.map(|(answer, _)| answer)
+    }
+
+    /// As [`Self::run`], and the number of the connection, as [`Self::send_by`] has it.
+    async fn run_by(
+        &self,
+        script: &Script,
+        way: &Way,
+        keys: &[&str],
+        arguments: &[&[u8]],
+    ) -> RedisResult<(Value, u64)> {
         let with = |command: &str, script: &str| {
             let mut sent = redis::cmd(command);
             sent.arg(script).arg(keys.len()).arg(keys).arg(arguments);
@@ -288,13 +302,13 @@ impl Link {
             pipeline.add_command(sent);
             pipeline
         };
-        let answers = match self.send(&with("EVALSHA", &script.sha), way).await {
+        let (answers, number) = match self.send_by(&with("EVALSHA", &script.sha), way).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.send(&with("EVAL", script.text), way).await?
+                self.send_by(&with("EVAL", script.text), way).await?
             }
             answers => answers?,
         };
-        answers.into_iter().next().ok_or_else(|| unexpected("no answer"))
+        answers.into_iter().next().map(|answer| (answer, number)).ok_or_else(|| unexpected("no answer"))
     }
 }
 

@@ -132,6 +132,36 @@ async fn many_keys_are_one_round_trip() {
     }
 }
 
+/// The server's clock is asked for now and then, and counted on from there.
+#[tokio::test]
+async fn the_time_is_not_asked_with_each_read() {
+    let Some(server) = redis(&[]) else { return };
+    let (tier, mut connection) = (RedisTier::connect(&at(&server)).await.unwrap(), raw(&server).await);
+    let mut copy = copy("value");
+    (copy.fresh_ms, copy.stale_ms, copy.rescue_ms) = (60_000, 60_000, 0);
+    let token = tier.token("k").await.unwrap();
+    assert_eq!(tier.put("k", copy, token, true).await.unwrap(), Put::Kept);
+    let began = std::time::Instant::now();
+    let mut ages = Vec::new();
+    for _ in 0..200 {
+        let copy = tier.get("k").await.unwrap().copy.unwrap();
+        assert!(copy.fresh_ms + copy.age_ms <= 60_000 + began.elapsed().as_millis() as u64);
+        ages.push(copy.age_ms);
+        sleep(Duration::from_millis(1)).await;
+    }
+    let most = began.elapsed().as_millis() as u64 / 100 + 1;
+    let stats: String = redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
+    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_time:calls=")).unwrap();
+    let asked: u64 = line.split(',').next().unwrap().parse().unwrap();
+    // Scripts ask, too: the one that began, that of the token and that of the value.
+    assert!(asked <= most + 3, "{asked} times in {most} tenths of a second");
+    assert!(ages.last().unwrap() >= &150, "it ages: {ages:?}");
+    // What was ended is not fresh, to who has counted on as to who asks.
+    tier.invalidate(&keys("k"), true).await.unwrap();
+    let ended = tier.get("k").await.unwrap().copy.unwrap();
+    assert_eq!(ended.fresh_ms, 0);
+}
+
 /// A bucket's counters and its entries go together, whoever takes them away.
 #[tokio::test]
 async fn what_a_server_forgets_revives_nothing() {

@@ -18,7 +18,7 @@
 //! - The *stamp* is the counter of group invalidations, `n`. Each writes down its group's version and leaves a record, the last
 //!   thousand of which are kept.
 //!
-//! **A read is one round trip** without a script: the fence and `n`, then the server's time, then the entry, in one write.
+//! **A read is one round trip** without a script: the fence and `n`, then the entry, and now and then the server's time, in one write.
 //! It is not one transaction. The token is the older part of the answer: what happens in between is seen by the copy, and
 //! makes the token too old, never too young. (Of many keys, none gets a token where the look before found all; should one
 //! be missing then, it gets its token in a second round trip, before anything is fetched for it.) Scripts were measured
@@ -31,20 +31,23 @@
 //!
 //! **A server that comes back** with an older state (a snapshot, a replica that had not heard all) would revive copies that
 //! were invalidated. Redis gives each run of a server a random name; the counters have the name of the run that made them,
-//! and a connection on which that has not been compared is not read from: the connection carries a client name that says so,
-//! and each read asks for it (`CLIENT GETNAME`), for which reconnecting behind the library's back is no problem. So a restart
-//! and a failover begin a new epoch, and cost the copies. What this cannot see is a proxy that changes the server behind an open
-//! connection, and a master that was replaced and does not know it yet; Redis itself loses writes there.
+//! and a connection on which that has not been compared is not read from. The connection to one server has a number
+//! (`single.rs`). In a Cluster the `redis` crate connects anew behind our back; there a connection carries a client name that
+//! says that it has been compared, and each read asks for it (`CLIENT GETNAME`). So a restart and a failover begin a new epoch,
+//! and cost the copies. What this cannot see is a proxy that changes the server behind an open connection, and a master that
+//! was replaced and does not know it yet; Redis itself loses writes there.
 //!
 //! **Clocks.** Only the server's is used, for writing (in the script) and for reading, so the clocks of machines do not matter.
+//! A reader asks for it when it has not heard it for a tenth of a second, and counts on from there by itself, from the moment
+//! at which it asked: it may be ahead of the server by a round trip, and behind it only where that clock was set meanwhile.
 //!
-//! It needs Redis 5 or later, and the right to run `EVAL`, `INFO`, `CLIENT GETNAME` and `CLIENT SETNAME`.
+//! It needs Redis 5 or later, and the right to run `EVAL` and `INFO`; in a Cluster `CLIENT GETNAME` and `CLIENT SETNAME`, too.
 
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, Pipeline, RedisResult, Value};
@@ -65,6 +68,8 @@ const GROUPS: u64 = 32_768;
 const CHUNK: usize = 500;
 /// A value of more than this is not sent, if nothing is said.
 const MAX_VALUE_BYTES: usize = 8 << 20;
+/// For so long a reader counts on from what the server's clock said.
+const CLOCK_LASTS: Duration = Duration::from_millis(100);
 /// Lives of more milliseconds than this are without end.
 const NO_END: u64 = 1 << 50;
 
@@ -89,9 +94,11 @@ pub struct RedisTier {
     buckets: Box<[Bucket]>,
     /// Tells this tier's connections from those of others.
     id: u64,
+    /// The number of the connection that has been looked at, on one server.
+    trusted: AtomicU64,
+    /// How many connections have been looked at, and the names of those that may still be there, in a Cluster.
     attached: AtomicU64,
-    /// The names of connections that have been looked at.
-    trusted: RwLock<Vec<String>>,
+    trusted_names: RwLock<Vec<String>>,
     attaching: tokio::sync::Mutex<()>,
     max_value_bytes: usize,
     /// Whether the last look at many keys missed some.
@@ -117,6 +124,30 @@ struct Bucket {
     way: Way,
     known: Mutex<Known>,
     learning: tokio::sync::Mutex<()>,
+    clock: Mutex<Option<Told>>,
+}
+
+/// What the server's clock said, in microseconds, to who asked then.
+#[derive(Clone, Copy)]
+struct Told {
+    micros: u64,
+    asked: Instant,
+}
+
+impl Bucket {
+    /// Notes what the server's clock said; that, in milliseconds.
+    fn tell(&self, micros: u64, asked: Instant) -> u64 {
+        *self.clock.lock() = Some(Told { micros, asked });
+        micros / 1_000
+    }
+}
+
+impl Told {
+    /// What the clock says now, in milliseconds; `None`: it is to be asked.
+    fn now(self, now: Instant) -> Option<u64> {
+        let since = now.saturating_duration_since(self.asked);
+        (since < CLOCK_LASTS).then(|| (self.micros + since.as_micros() as u64) / 1_000)
+    }
 }
 
 /// What this process knows of a bucket's groups.
@@ -130,6 +161,34 @@ impl Known {
     /// Whether it is all that had happened when the counters were so.
     fn has(&self, counters: Counters) -> bool {
         self.epoch == counters.epoch && self.groups.stamp() >= counters.n
+    }
+}
+
+/// The field of a fence: `f` and its number. One for each key that is looked at, so on the stack.
+#[derive(Clone, Copy)]
+struct FenceName {
+    bytes: [u8; 11],
+    begin: usize,
+}
+
+impl FenceName {
+    fn new(mut number: u32) -> Self {
+        let (mut bytes, mut begin) = ([0; 11], 11);
+        loop {
+            begin -= 1;
+            bytes[begin] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        begin -= 1;
+        bytes[begin] = b'f';
+        FenceName { bytes, begin }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[self.begin..]
     }
 }
 
@@ -201,14 +260,16 @@ impl RedisTierBuilder {
                 leases: format!("{tag}l:"),
                 known: Mutex::default(),
                 learning: tokio::sync::Mutex::default(),
+                clock: Mutex::default(),
             }
         };
         Ok(RedisTier {
             link: self.server.link()?,
             buckets: (0..self.buckets).map(bucket).collect(),
             id: unique(),
+            trusted: AtomicU64::new(0),
             attached: AtomicU64::new(0),
-            trusted: RwLock::default(),
+            trusted_names: RwLock::default(),
             attaching: tokio::sync::Mutex::default(),
             max_value_bytes: self.max_value_bytes,
             misses: AtomicBool::new(true),
@@ -231,7 +292,7 @@ impl RedisTierBuilder {
     pub async fn connect(self) -> Result<RedisTier, RedisSetupError> {
         let at = self.server.place();
         let tier = self.build()?;
-        let reached = tier.attach(&tier.buckets[0]).await;
+        let reached = tier.attach(&tier.buckets[0], 0).await;
         reached.map_err(|error| RedisSetupError::Unreachable { at, reason: error.to_string() })?;
         Ok(tier)
     }
@@ -316,9 +377,9 @@ impl RedisTier {
     }
 
     /// The field of a key's fence.
-    fn fence(&self, key: &str) -> String {
+    fn fence(&self, key: &str) -> FenceName {
         let buckets = self.buckets.len() as u32;
-        format!("f{}", checksum(key) / buckets % (FENCES / buckets).max(1))
+        FenceName::new(checksum(key) / buckets % (FENCES / buckets).max(1))
     }
 
     /// An epoch that nobody has had: the high half of a fence.
@@ -341,20 +402,44 @@ impl RedisTier {
         self.link.run(script, &bucket.way, keys, arguments).await.map_err(failed)
     }
 
-    /// Sees to it that a bucket has counters, and that they are of this run of its server.
-    async fn begin(&self, bucket: &Bucket) -> Result<(), TierError> {
+    /// Sees to it that a bucket has counters, and that they are of this run of its server; the number of the connection on
+    /// which that was compared.
+    async fn begin(&self, bucket: &Bucket) -> Result<u64, TierError> {
         let epoch = self.epoch();
-        self.run(&self.scripts.begin, bucket, &[&bucket.counters], &[epoch.as_bytes()]).await.map(drop)
+        let (keys, arguments) = ([&*bucket.counters], [epoch.as_bytes()]);
+        let begun = self.link.run_by(&self.scripts.begin, &bucket.way, &keys, &arguments).await;
+        begun.map(|(_, connection)| connection).map_err(failed)
     }
 
     fn is_trusted(&self, name: Option<&[u8]>) -> bool {
-        name.is_some_and(|name| self.trusted.read().iter().any(|trusted| trusted.as_bytes() == name))
+        name.is_some_and(|name| self.trusted_names.read().iter().any(|trusted| trusted.as_bytes() == name))
     }
 
-    /// Looks at a connection that nobody has looked at. It is named before, so that if it breaks meanwhile the name is gone
-    /// with it; and all buckets are looked at, for they may be of the same server.
-    async fn attach(&self, bucket: &Bucket) -> Result<(), TierError> {
+    /// Looks at a connection that nobody has looked at. All buckets are looked at, for they may be of the same server.
+    async fn attach(&self, bucket: &Bucket, connection: u64) -> Result<(), TierError> {
         let _one = self.attaching.lock().await;
+        if connection != 0 && self.trusted.load(Relaxed) == connection {
+            return Ok(());
+        }
+        // It may be another server, with another clock.
+        self.buckets.iter().for_each(|bucket| *bucket.clock.lock() = None);
+        match &self.link {
+            Link::Single(_) => {
+                let compared = self.begin_all().await?;
+                // Of several connections, one has broken meanwhile: who looks next sees that.
+                if let [first, others @ ..] = &compared[..]
+                    && others.iter().all(|other| other == first)
+                {
+                    self.trusted.store(*first, Relaxed);
+                }
+                Ok(())
+            }
+            Link::Cluster(_) => self.attach_by_name(bucket).await,
+        }
+    }
+
+    /// The connection is named before it is looked at, so that if it breaks meanwhile the name is gone with it.
+    async fn attach_by_name(&self, bucket: &Bucket) -> Result<(), TierError> {
         let mut ask = Pipeline::new();
         ask.cmd("CLIENT").arg("GETNAME");
         let answers = self.send(bucket, &ask).await?;
@@ -366,8 +451,8 @@ impl RedisTier {
         let mut tell = Pipeline::new();
         tell.cmd("CLIENT").arg("SETNAME").arg(&name);
         self.send(bucket, &tell).await?;
-        all(self.buckets.iter().map(|bucket| Box::pin(self.begin(bucket)) as BoxFuture<'_, _>)).await?;
-        let mut trusted = self.trusted.write();
+        self.begin_all().await?;
+        let mut trusted = self.trusted_names.write();
         // Of connections that are gone; one that is not is looked at once more.
         if trusted.len() >= 256 {
             trusted.remove(0);
@@ -376,22 +461,23 @@ impl RedisTier {
         Ok(())
     }
 
-    /// Copies and tokens of keys of one bucket. Where the last look found all of its keys, the next one of many asks for no
-    /// tokens, which would be a good part of the answer: what has no fresh copy then gets its token in a second round trip.
-    async fn look(&self, bucket: &Bucket, keys: &[&str]) -> Result<Vec<Looked>, TierError> {
+    async fn begin_all(&self) -> Result<Vec<u64>, TierError> {
+        all(self.buckets.iter().map(|bucket| Box::pin(self.begin(bucket)) as BoxFuture<'_, _>)).await
+    }
+
+    /// What is asked of keys of one bucket: the counters (with the fences, where tokens are asked for), the entries, the connection's
+    /// name in a Cluster, and the time.
+    fn question(&self, bucket: &Bucket, keys: &[&str], asks_for_tokens: bool, asks_for_time: bool) -> Pipeline {
         let sized = |name: &str, arguments: usize, bytes: usize| {
             let mut command = Cmd::with_capacity(1 + arguments, name.len() + bytes);
             command.arg(name);
             command
         };
-        let mut name = sized("CLIENT", 1, 7);
-        name.arg("GETNAME");
         let mut counters = sized("HMGET", 4, bucket.counters.len() + 12);
         counters.arg(&bucket.counters).arg("epoch").arg("n");
-        let asks_for_tokens = keys.len() == 1 || self.misses.load(Relaxed);
         if asks_for_tokens {
             for key in keys {
-                counters.arg(self.fence(key));
+                counters.arg(self.fence(key).as_bytes());
             }
         }
         let bytes_of_keys: usize = keys.iter().map(|key| bucket.entries.len() + key.len()).sum();
@@ -403,14 +489,38 @@ impl RedisTier {
             entries.arg(&entry);
         }
         let mut ask = Pipeline::with_capacity(4);
-        ask.add_command(name).add_command(counters).add_command(sized("TIME", 0, 0)).add_command(entries);
+        ask.add_command(counters).add_command(entries);
+        if matches!(self.link, Link::Cluster(_)) {
+            ask.cmd("CLIENT").arg("GETNAME");
+        }
+        if asks_for_time {
+            ask.add_command(sized("TIME", 0, 0));
+        }
+        ask
+    }
+
+    /// Copies and tokens of keys of one bucket. Where the last look found all of its keys, the next one of many asks for no
+    /// tokens, which would be a good part of the answer: what has no fresh copy then gets its token in a second round trip.
+    async fn look(&self, bucket: &Bucket, keys: &[&str]) -> Result<Vec<Looked>, TierError> {
+        let asks_for_tokens = keys.len() == 1 || self.misses.load(Relaxed);
         // Once to find that it is to be looked at, or begun, and once more; more often only if others undo that.
         for _ in 0..5 {
-            let Ok([name, counters, time, found]) = <[Value; 4]>::try_from(self.send(bucket, &ask).await?) else {
-                return Err(failed(super::unexpected("four answers")));
+            let asked = Instant::now();
+            let clock = bucket.clock.lock().and_then(|told| told.now(asked));
+            let ask = self.question(bucket, keys, asks_for_tokens, clock.is_none());
+            let (answers, connection) = self.link.send_by(&ask, &bucket.way).await.map_err(failed)?;
+            let mut answers = answers.into_iter();
+            let (Some(counters), Some(found)) = (answers.next(), answers.next()) else {
+                return Err(failed(super::unexpected("an answer to each")));
             };
-            if !self.is_trusted(bytes(name).map_err(failed)?.as_deref()) {
-                self.attach(bucket).await?;
+            let is_trusted = match &self.link {
+                Link::Single(_) => self.trusted.load(Relaxed) == connection,
+                Link::Cluster(_) => {
+                    self.is_trusted(bytes(answers.next().unwrap_or_default()).map_err(failed)?.as_deref())
+                }
+            };
+            if !is_trusted {
+                self.attach(bucket, connection).await?;
                 continue;
             }
             let read = || -> RedisResult<_> {
@@ -419,7 +529,11 @@ impl RedisTier {
                 let (epoch, n) = (field()?, field()?);
                 let fences: Vec<_> = fields.collect::<RedisResult<_>>()?;
                 let entries = if keys.len() == 1 { vec![found] } else { array(found)? };
-                Ok((epoch.zip(n).map(|(epoch, n)| Counters { epoch, n }), fences, milliseconds(time)?, entries))
+                let now = match (clock, answers.next()) {
+                    (Some(now), _) => now,
+                    (None, time) => bucket.tell(microseconds(time.unwrap_or_default())?, asked),
+                };
+                Ok((epoch.zip(n).map(|(epoch, n)| Counters { epoch, n }), fences, now, entries))
             };
             let (counters, fences, now, entries) = read().map_err(failed)?;
             let Some(counters) = counters else {
@@ -580,7 +694,7 @@ impl RedisTier {
         let mut ask = Pipeline::with_capacity(1);
         let counters = ask.cmd("HMGET").arg(&bucket.counters).arg("epoch").arg("n");
         for key in keys {
-            counters.arg(self.fence(key));
+            counters.arg(self.fence(key).as_bytes());
         }
         for _ in 0..3 {
             let answers = self.send(bucket, &ask).await?;
@@ -694,7 +808,7 @@ impl RedisTier {
         let entries: Vec<_> = keys.iter().map(|key| format!("{}{key}", bucket.entries)).collect();
         let fences: Vec<_> = keys.iter().map(|key| self.fence(key)).collect();
         let names: Vec<_> = [&bucket.counters].into_iter().chain(&entries).map(String::as_str).collect();
-        let arguments: Vec<_> = [soft].into_iter().chain(fences.iter().map(String::as_bytes)).collect();
+        let arguments: Vec<_> = [soft].into_iter().chain(fences.iter().map(FenceName::as_bytes)).collect();
         self.run(&self.scripts.invalidate, bucket, &names, &arguments).await
     }
 
@@ -771,10 +885,10 @@ fn lifetime(envelope: &Envelope) -> String {
 }
 
 /// The answer to `TIME`.
-fn milliseconds(answer: Value) -> RedisResult<u64> {
+fn microseconds(answer: Value) -> RedisResult<u64> {
     let mut parts = array(answer)?.into_iter().map(number);
     let mut part = || parts.next().transpose().map(|part| part.flatten().unwrap_or_default());
-    Ok(part()? * 1_000 + part()? / 1_000)
+    Ok(part()?.saturating_mul(1_000_000).saturating_add(part()?))
 }
 
 impl std::fmt::Debug for RedisTier {
