@@ -230,9 +230,10 @@ impl Eviction for Instance {
     fn advance(&mut self, batch: &Batch, victims: &mut Vec<Slot>) -> Result<(), Fault> {
         self.expect(&batch.arrived.slots);
         let events = batch.departed.len() + batch.changed.slots.len() + batch.touched.len() + batch.arrived.slots.len();
+        let entries = self.state.as_ref().map_or(0, |running| running.store.data().entries());
         let named = self.call(
             "advance",
-            |bounds| bounds.deadline(events),
+            |bounds| bounds.deadline(events, entries),
             |store, guest, policy| {
                 store.data_mut().wasi.now = batch.now;
                 let batch = eviction::Batch {

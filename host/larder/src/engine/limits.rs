@@ -25,15 +25,19 @@ impl Bounds {
     const BYTES_PER_ENTRY: usize = 256;
     /// What an event may take on top of the deadline: an interpreted language needs a microsecond or two.
     const PER_EVENT: Duration = Duration::from_micros(4);
+    /// What any call that tells of an event may take on top of that for each entry that the policy keeps in mind: a hash table
+    /// over them moves house within one call, now and then.
+    const PER_ENTRY: Duration = Duration::from_nanos(200);
     /// To start a module, to open a policy, and to hand residents over takes longer than a batch: a runtime sets itself
     /// up, tables are filled, and grow under the hands of one call for all that come after it.
     const START: u32 = 10;
     /// Tables hold functions for indirect calls. A JavaScript engine has some 10,000.
     const TABLE_ELEMENTS: usize = 200_000;
 
-    /// The deadline of a call that tells or asks of so many entries.
-    pub(super) fn deadline(&self, events: usize) -> Duration {
-        self.deadline + Self::PER_EVENT * u32::try_from(events).unwrap_or(u32::MAX)
+    /// The deadline of a call that tells or asks of so many events, where so many entries are kept in mind.
+    pub(super) fn deadline(&self, events: usize, entries: usize) -> Duration {
+        let times = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        self.deadline + Self::PER_EVENT * times(events) + Self::PER_ENTRY * times(entries)
     }
 
     /// The deadline of starting an instance for so many entries, or of handing so many over.

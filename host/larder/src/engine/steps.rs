@@ -290,7 +290,7 @@ impl Rulebook {
         loop {
             let outcome = match &mut *seat {
                 Some(worker) => {
-                    let deadline = self.bounds.deadline(turns);
+                    let deadline = self.bounds.deadline(turns, 0);
                     begin(&mut worker.store, deadline, ANSWER.max(turns.saturating_mul(512)));
                     ask(worker).map_err(|error| fault(&mut worker.store, call, deadline, &error))
                 }

@@ -206,7 +206,7 @@ fn all_of_it_for_longer() {
     for shards in [1, 4] {
         for capacity in [4, 300, 20_000] {
             for (weighted, expiring) in [(false, false), (true, false), (false, true), (true, true)] {
-                let swaps = &["lru", "adaptive", "w-tinylfu", "sieve", "arc", "lirs", "two-q", "lfu", "random"];
+                let swaps = &["lru", "adaptive", "w-tinylfu", "sieve", "arc", "lirs", "2q", "lfu", "random"];
                 let keys = capacity * 3;
                 stress(Load { capacity, keys, shards, batch: None, weighted, expiring, swaps, steps: 300_000 });
             }

@@ -460,3 +460,24 @@ fn nothing_leaks() {
     let grown = resident().saturating_sub(before);
     assert!(grown < 400 << 20, "{grown} bytes more after 60 instances of 32 MiB");
 }
+
+/// The `lru` crate's hash table moves house within one call, which with millions of entries takes longer than a batch may: no fault
+/// of a policy's.
+#[test]
+#[ignore = "seconds, and half a gigabyte"]
+fn a_table_that_grows_with_a_large_cache_is_no_endless_loop() {
+    for policy in ["lru", "adaptive"] {
+        let entries = 4_000_000;
+        let cache = larder::Cache::<u32, u32>::builder()
+            .max_capacity(entries)
+            .shards(1)
+            .policy(Policy::builtin(policy).unwrap())
+            .build()
+            .unwrap();
+        (0..entries as u32 + 10_000).for_each(|key| cache.insert(key, key));
+        cache.run_pending_tasks();
+        let stats = cache.stats();
+        assert_eq!((stats.faults, stats.fallback_evictions), (0, 0), "{policy}: {:?}", cache.faults());
+        assert_eq!(cache.entry_count(), entries);
+    }
+}
