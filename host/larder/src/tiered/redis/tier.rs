@@ -38,8 +38,9 @@
 //! was replaced and does not know it yet; Redis itself loses writes there.
 //!
 //! **Clocks.** Only the server's is used, for writing (in the script) and for reading, so the clocks of machines do not matter.
-//! A reader asks for it when it has not heard it for a tenth of a second, and counts on from there by itself, from the moment
-//! at which it asked: it may be ahead of the server by a round trip, and behind it only where that clock was set meanwhile.
+//! A reader asks for it when it has not heard it for a tenth of a second, and counts on from there by itself, from the moment at
+//! which it asked then to the one at which it has its answer now: so it may be ahead of the server by two round trips, and behind
+//! it only where that clock was set meanwhile.
 //!
 //! It needs Redis 5 or later, and the right to run `EVAL` and `INFO`; in a Cluster `CLIENT GETNAME` and `CLIENT SETNAME`, too.
 
@@ -143,10 +144,14 @@ impl Bucket {
 }
 
 impl Told {
-    /// What the clock says now, in milliseconds; `None`: it is to be asked.
-    fn now(self, now: Instant) -> Option<u64> {
-        let since = now.saturating_duration_since(self.asked);
-        (since < CLOCK_LASTS).then(|| (self.micros + since.as_micros() as u64) / 1_000)
+    /// Whether one who begins to ask now may count on from it.
+    fn lasts(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.asked) < CLOCK_LASTS
+    }
+
+    /// What the clock says by now at the latest, in milliseconds.
+    fn at(&self, now: Instant) -> u64 {
+        self.micros.saturating_add(now.saturating_duration_since(self.asked).as_micros() as u64) / 1_000
     }
 }
 
@@ -506,8 +511,8 @@ impl RedisTier {
         // Once to find that it is to be looked at, or begun, and once more; more often only if others undo that.
         for _ in 0..5 {
             let asked = Instant::now();
-            let clock = bucket.clock.lock().and_then(|told| told.now(asked));
-            let ask = self.question(bucket, keys, asks_for_tokens, clock.is_none());
+            let told = bucket.clock.lock().filter(|told| told.lasts(asked));
+            let ask = self.question(bucket, keys, asks_for_tokens, told.is_none());
             let (answers, connection) = self.link.send_by(&ask, &bucket.way).await.map_err(failed)?;
             let mut answers = answers.into_iter();
             let (Some(counters), Some(found)) = (answers.next(), answers.next()) else {
@@ -529,9 +534,10 @@ impl RedisTier {
                 let (epoch, n) = (field()?, field()?);
                 let fences: Vec<_> = fields.collect::<RedisResult<_>>()?;
                 let entries = if keys.len() == 1 { vec![found] } else { array(found)? };
-                let now = match (clock, answers.next()) {
-                    (Some(now), _) => now,
-                    (None, time) => bucket.tell(microseconds(time.unwrap_or_default())?, asked),
+                let now = match told {
+                    // Now that the answer is here: the server gave it before.
+                    Some(told) => told.at(Instant::now()),
+                    None => bucket.tell(microseconds(answers.next().unwrap_or_default())?, asked),
                 };
                 Ok((epoch.zip(n).map(|(epoch, n)| Counters { epoch, n }), fences, now, entries))
             };
@@ -988,5 +994,27 @@ impl Tier for RedisTier {
 
     fn groups(&self) -> BoxFuture<'_, Result<Vec<GroupVersion>, TierError>> {
         Box::pin(self.versions())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_counted_on_to_the_answer_and_asked_anew_in_time() {
+        let asked = Instant::now();
+        let told = Told { micros: 1_700_000_000_000_900, asked };
+        let after = |micros| asked + Duration::from_micros(micros);
+        assert!(told.lasts(asked) && told.lasts(after(99_999)) && !told.lasts(after(100_000)));
+        // Whole milliseconds are counted from what was told, and not from a part of it.
+        assert_eq!([0, 99, 100, 5_000_000].map(|micros| told.at(after(micros)) % 100_000), [0, 0, 1, 5_000]);
+    }
+
+    #[test]
+    fn the_name_of_a_fence_is_its_number() {
+        for number in [0, 9, 10, 4_095, 65_535, u32::MAX] {
+            assert_eq!(FenceName::new(number).as_bytes(), format!("f{number}").as_bytes());
+        }
     }
 }
