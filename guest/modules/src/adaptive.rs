@@ -100,7 +100,7 @@ mod tests;
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use larder_guest::kit::Weights;
+use larder_guest::kit::{BySlot, Weights};
 use larder_guest::{About, Arrival, Change, Eviction, Limits, Parameters, Refusal, Slot, Victims};
 
 use ghosts::{Ghosts, WAYS};
@@ -160,8 +160,8 @@ const FINE: usize = 4096;
 pub struct Adaptive {
     weights: Weights,
     /// Residents by slot, and the hashes of their keys.
-    residents: Vec<Past>,
-    hashes: Vec<u32>,
+    residents: BySlot<Past>,
+    hashes: BySlot<u32>,
     live: usize,
     expected: Option<usize>,
     ghosts: Ghosts,
@@ -201,7 +201,7 @@ impl Adaptive {
     /// What a resident is worth for its weight, as a logarithm; most where there is none.
     #[inline]
     fn worth(&self, slot: Slot, now: u32) -> i32 {
-        self.worth_of(self.residents[slot as usize], slot, now)
+        self.worth_of(self.residents.get(slot), slot, now)
     }
 
     #[inline]
@@ -216,7 +216,7 @@ impl Adaptive {
 
     #[inline]
     fn is_resident(&self, slot: Slot) -> bool {
-        self.residents[slot as usize] != Past::ABSENT
+        self.residents.get(slot) != Past::ABSENT
     }
 
     /// Learns, a class at a time, at a pace that comes round once for each turnover of the cache.
@@ -250,8 +250,8 @@ impl Adaptive {
     /// Chooses a victim, which may be the newcomer.
     fn choose(&mut self, now: u32, newcomer: Slot) -> Slot {
         let own = self.worth(newcomer, now);
-        if self.residents.len() <= SMALL {
-            let all = (0..self.residents.len() as Slot).map(|slot| (self.worth(slot, now), slot));
+        if self.residents.values().len() <= SMALL {
+            let all = (0..self.residents.values().len() as Slot).map(|slot| (self.worth(slot, now), slot));
             return all.fold((own, newcomer), |least, one| least.min(one)).1;
         }
         let looks = LOOKS[usize::from(self.weighted)];
@@ -280,19 +280,19 @@ impl Adaptive {
         let mut looks = 0;
         while looks < most || least.0 == NONE {
             let from = self.hand;
-            let to = (from + most).min(self.residents.len());
-            for (slot, &past) in (from as Slot..).zip(&self.residents[from..to]) {
+            let to = (from + most).min(self.residents.values().len());
+            for (slot, &past) in (from as Slot..).zip(&self.residents.values()[from..to]) {
                 let worth = self.worth_of(past, slot, now);
                 if worth < least.0 {
                     least = (worth, slot);
                 }
                 if worth < sought {
-                    self.hand = (slot as usize + 1) % self.residents.len();
+                    self.hand = (slot as usize + 1) % self.residents.values().len();
                     return (least, looks + slot as usize + 1 - from);
                 }
             }
             looks += to - from;
-            self.hand = if to == self.residents.len() { 0 } else { to };
+            self.hand = if to == self.residents.values().len() { 0 } else { to };
         }
         (least, looks)
     }
@@ -313,12 +313,12 @@ impl Adaptive {
 
     /// Counts a random few of the residents and of the ghosts: those where the hash of a victim points.
     fn census(&mut self, hash: u32, now: u32) {
-        let len = self.residents.len();
+        let len = self.residents.values().len();
         let weight = (WAYS * len) as f32 / (CENSUS.min(len) * self.ghosts.room().max(1)) as f32;
         let mut at = ((u64::from(hash) * len as u64) >> 32) as usize;
         for _ in 0..CENSUS.min(len) {
             if self.is_resident(at as Slot) {
-                self.odds.met(self.residents[at], now, weight);
+                self.odds.met(self.residents.get(at as Slot), now, weight);
             }
             at = if at + 1 == len { 0 } else { at + 1 };
         }
@@ -328,8 +328,8 @@ impl Adaptive {
     }
 
     fn forget(&mut self, slot: Slot, now: u32) {
-        let (past, hash) = (self.residents[slot as usize], self.hashes[slot as usize]);
-        self.residents[slot as usize] = Past::ABSENT;
+        let (past, hash) = (self.residents.get(slot), self.hashes.get(slot));
+        self.residents.set(slot, Past::ABSENT);
         self.weights.remove(slot);
         self.live -= 1;
         if self.counts {
@@ -369,7 +369,7 @@ impl Adaptive {
 
     fn double_unit(&mut self) {
         let now = self.now();
-        for resident in &mut self.residents {
+        for resident in self.residents.values_mut() {
             *resident = resident.double_unit(now);
         }
         self.ghosts.double_unit(now);
@@ -392,8 +392,8 @@ impl Eviction for Adaptive {
         }
         Ok(Adaptive {
             weights: Weights::new(limits),
-            residents: Vec::new(),
-            hashes: Vec::new(),
+            residents: BySlot::new(limits),
+            hashes: BySlot::new(limits),
             live: 0,
             expected,
             ghosts: Ghosts::default(),
@@ -422,7 +422,7 @@ impl Eviction for Adaptive {
     fn touch(&mut self, slot: Slot, times: u32) {
         self.ticks += u64::from(times);
         let now = self.now();
-        let past = &mut self.residents[slot as usize];
+        let past = &mut self.residents.values_mut()[slot as usize];
         let bucket = bucket(past.age(now));
         self.odds.used(*past, bucket);
         *past = past.used(now, bucket);
@@ -460,7 +460,7 @@ impl Eviction for Adaptive {
         self.arrive(resident, victims);
         if self.is_resident(resident.slot) {
             let turnover = self.expected.unwrap_or(self.live).max(self.live) >> self.unit;
-            self.residents[resident.slot as usize] = Past::guess(self.now(), uses, bucket(turnover as u32));
+            self.residents.set(resident.slot, Past::guess(self.now(), uses, bucket(turnover as u32)));
         }
     }
 
@@ -481,7 +481,7 @@ impl Eviction for Adaptive {
         let step = |slot| ((self.worth(slot, now) - LEAST).max(0) as usize >> 5).min(STEPS - 1);
         let mut steps = Vec::with_capacity(self.live);
         let mut places = alloc::vec![0u32; STEPS];
-        for slot in (0..self.residents.len() as Slot).filter(|&slot| self.is_resident(slot)) {
+        for slot in (0..self.residents.values().len() as Slot).filter(|&slot| self.is_resident(slot)) {
             let step = step(slot);
             places[step] += 1;
             steps.push((slot, step as u32));
@@ -497,7 +497,7 @@ impl Eviction for Adaptive {
             *place += 1;
         }
         for slot in order {
-            each(slot, self.residents[slot as usize].uses());
+            each(slot, self.residents.get(slot).uses());
         }
     }
 }
@@ -506,16 +506,8 @@ impl Adaptive {
     #[inline]
     fn make_room(&mut self, slot: Slot) {
         let at = slot as usize;
-        if at >= self.residents.len() {
-            if at >= self.residents.capacity() {
-                // Exact where the number is known: doubling would cost up to as much again.
-                let room = (2 * at).max(64);
-                let room = self.expected.map_or(room, |expected| if expected > at { room.min(expected) } else { room });
-                self.residents.reserve_exact(room - self.residents.len());
-                self.hashes.reserve_exact(room - self.hashes.len());
-            }
-            self.residents.resize(at + 1, Past::ABSENT);
-            self.hashes.resize(at + 1, 0);
+        if at >= self.residents.values().len() {
+            self.residents.set(slot, Past::ABSENT);
             if at >> self.unit >= 2 * FINE {
                 self.double_unit();
             }
@@ -539,8 +531,8 @@ impl Adaptive {
     /// There is a new resident.
     #[inline]
     fn settle(&mut self, arrival: &Arrival, past: Past, hash: u32, victims: &mut Victims) {
-        self.residents[arrival.slot as usize] = past;
-        self.hashes[arrival.slot as usize] = hash;
+        self.residents.set(arrival.slot, past);
+        self.hashes.set(arrival.slot, hash);
         self.weighted |= arrival.weight != 1;
         self.weights.add(arrival.slot, arrival.weight);
         self.live += 1;

@@ -71,7 +71,7 @@ impl Eviction for Arc {
     fn open(limits: &Limits, _: &Parameters) -> Result<Self, Refusal> {
         Ok(Arc {
             segments: Segments::new(limits),
-            fingerprints: BySlot::new(),
+            fingerprints: BySlot::new(limits),
             ghosts: [(); 2].map(|()| Ghosts::new(limits.capacity.saturating_mul(2))),
             target: 0.0,
         })

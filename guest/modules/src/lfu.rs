@@ -66,7 +66,7 @@ impl Eviction for Lfu {
         Ok(Lfu {
             weights: Weights::new(limits),
             by_key: Lists::new(limits),
-            uses: BySlot::new(),
+            uses: BySlot::new(limits),
             age: 0,
             recalled: Vec::new(),
             at_age: 0,

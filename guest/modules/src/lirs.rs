@@ -113,8 +113,8 @@ impl Eviction for Lirs {
         let share = |name| (limits.capacity as f64 * parameters.number(name)) as u64;
         Ok(Lirs {
             segments: Segments::new(limits),
-            fingerprints: BySlot::new(),
-            stamps: BySlot::new(),
+            fingerprints: BySlot::new(limits),
+            stamps: BySlot::new(limits),
             clock: 0,
             ghosts: GhostQueue::new(),
             lir_share: limits.capacity - share("hir-share").max(1),

@@ -41,7 +41,7 @@ impl Eviction for Random {
     const ABOUT: About = About::new("random", env!("CARGO_PKG_VERSION"), "Evicts any resident");
 
     fn open(limits: &Limits, _: &Parameters) -> Result<Self, Refusal> {
-        let (residents, places) = (Vec::new(), BySlot::new());
+        let (residents, places) = (Vec::new(), BySlot::new(limits));
         Ok(Random { weights: Weights::new(limits), residents, places, state: limits.seed })
     }
 

@@ -89,8 +89,8 @@ impl Eviction for S3Fifo {
         let share = |name| (limits.capacity as f64 * parameters.number(name)) as u64;
         Ok(S3Fifo {
             segments: Segments::new(limits),
-            reads: BySlot::new(),
-            fingerprints: BySlot::new(),
+            reads: BySlot::new(limits),
+            fingerprints: BySlot::new(limits),
             ghosts: Ghosts::new(share("ghost-share")),
             small_share: share("small-share").max(1),
             promote_after: parameters.integer("promote-after") as u8,

@@ -70,7 +70,7 @@ impl Eviction for Sieve {
 
     fn open(limits: &Limits, _: &Parameters) -> Result<Self, Refusal> {
         let (weights, queue) = (Weights::new(limits), Lists::new(limits));
-        Ok(Sieve { weights, queue, marks: BySlot::new(), hand: None, recalled: None })
+        Ok(Sieve { weights, queue, marks: BySlot::new(limits), hand: None, recalled: None })
     }
 
     fn begin(&mut self, _: u64) {

@@ -203,8 +203,8 @@ impl Eviction for Ttl {
     fn open(limits: &Limits, _: &Parameters) -> Result<Self, Refusal> {
         Ok(Ttl {
             weights: Weights::new(limits),
-            expiries: BySlot::new(),
-            links: BySlot::new(),
+            expiries: BySlot::new(limits),
+            links: BySlot::new(limits),
             nodes: alloc::vec![EMPTY],
             free: Vec::new(),
             never: NONE,

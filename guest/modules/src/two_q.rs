@@ -60,7 +60,7 @@ impl Eviction for TwoQ {
         let share = |name| (limits.capacity as f64 * parameters.number(name)) as u64;
         Ok(TwoQ {
             segments: Segments::new(limits),
-            fingerprints: BySlot::new(),
+            fingerprints: BySlot::new(limits),
             out: Ghosts::new(share("out-share").max(1)),
             in_share: share("in-share"),
         })

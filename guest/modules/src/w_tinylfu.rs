@@ -208,7 +208,7 @@ impl Eviction for WTinyLfu {
         let ghosts = ((limits.capacity as f64 * GHOST_SHARE) as u64).max(1);
         let mut policy = WTinyLfu {
             segments: Segments::new(limits),
-            fingerprints: BySlot::new(),
+            fingerprints: BySlot::new(limits),
             sketch: Sketch::new(),
             window: 0.0,
             window_share: 0,

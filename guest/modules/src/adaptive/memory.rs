@@ -28,7 +28,7 @@ impl Adaptive {
     /// Writes down what was learned. Operations wait: it is copying, but for the few counts.
     pub(super) fn write(&self) -> Vec<u8> {
         let mut memo = Memo::new(VERSION);
-        memo.reserve(8 * self.residents.len() + 4 * self.ghosts.room() + (64 << 10));
+        memo.reserve(8 * self.residents.values().len() + 4 * self.ghosts.room() + (64 << 10));
         memo.long(self.ticks);
         memo.word(self.unit);
         memo.long(self.round_began);
@@ -38,7 +38,7 @@ impl Adaptive {
         memo.word(self.bound.cast_unsigned());
         memo.words(&self.trial.iter().copied().collect::<Vec<_>>());
         self.ghosts.write(&mut memo);
-        memo.records(self.hashes.iter().zip(&self.residents).map(|(&hash, past)| [hash, past.0]));
+        memo.records(self.hashes.values().iter().zip(self.residents.values()).map(|(&hash, past)| [hash, past.0]));
         self.odds.write(&mut memo);
         memo.into_bytes()
     }
@@ -73,7 +73,7 @@ impl Adaptive {
     /// All residents are adopted.
     pub(super) fn begin_anew(&mut self) {
         if let Some(recalled) = self.recalled.take() {
-            let slots = self.residents.len();
+            let slots = self.residents.values().len();
             self.hand = recalled.hand.min(slots.saturating_sub(1));
             self.trial.extend(recalled.trial.into_iter().filter(|&slot| (slot as usize) < slots));
         }

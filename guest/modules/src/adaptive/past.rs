@@ -38,6 +38,12 @@ const RECIPROCALS: [u32; USES + 1] = {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Past(pub(super) u32);
 
+impl Default for Past {
+    fn default() -> Self {
+        Past::ABSENT
+    }
+}
+
 impl Past {
     /// Nobody: not resident, or no ghost.
     pub(super) const ABSENT: Past = Past(NOBODY as u32);

@@ -7,6 +7,7 @@
 
 use alloc::{collections::VecDeque, vec, vec::Vec};
 
+use super::by_slot::{LEAP, LEAPS_FROM};
 use super::{Memo, Recollection};
 
 const TAG_BITS: u32 = 29;
@@ -288,10 +289,11 @@ impl Ghosts {
             if (self.ring.len() - self.len) * 8 > self.ring.len() {
                 self.sweep();
             } else {
-                let more = self.ring.len() / 2 + 8;
-                // Room for the bound and some dead ones is enough, where the bound is a count.
-                let enough = (self.bound.saturating_add(self.bound / 4 + 8)).saturating_sub(self.ring.len() as u64);
-                let more = if enough == 0 { more } else { more.min(usize::try_from(enough).unwrap_or(more)) };
+                // As `BySlot`: room that nothing was written to costs nothing, and what a ring that moves leaves behind does.
+                let leaps = self.ring.len() >= LEAPS_FROM && self.weights.is_empty();
+                let more = if leaps { LEAP * self.ring.len() } else { self.ring.len() / 2 + 8 };
+                let enough = self.most_copies().saturating_sub(self.ring.len());
+                let more = if enough == 0 { more } else { more.min(enough) };
                 self.ring.reserve_exact(more);
                 if !self.weights.is_empty() {
                     self.weights.reserve_exact(more);
@@ -300,12 +302,19 @@ impl Ghosts {
         }
         if (self.used + 1) * 5 > self.table.len() * 4 {
             let old = core::mem::take(&mut self.table);
-            self.table = vec![0; old.len() * 3 / 2 + 8];
+            let len = old.len() * 3 / 2 + 8;
+            let enough = self.most_copies().saturating_mul(5) / 4 + 8;
+            self.table = vec![0; if enough > old.len() + 8 { len.min(enough) } else { len }];
             for word in old.into_iter().filter(|&word| word != 0) {
                 let at = self.place(word >> 3);
                 self.table[at] = word;
             }
         }
+    }
+
+    /// How many copies the ring comes to hold, where the bound is a count: it is swept where an eighth are dead.
+    fn most_copies(&self) -> usize {
+        usize::try_from(self.bound.saturating_add(self.bound / 6 + 8)).unwrap_or(usize::MAX)
     }
 
     /// Drops the dead copies from the ring.

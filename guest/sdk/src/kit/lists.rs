@@ -1,8 +1,8 @@
 //! Doubly linked lists over slots.
 
-use alloc::vec::Vec;
-
 use crate::{Limits, Slot};
+
+use super::BySlot;
 
 /// The end of a list, and "in no list".
 const NONE: u32 = u32::MAX;
@@ -12,19 +12,24 @@ const NONE: u32 = u32::MAX;
 #[derive(Clone, Debug)]
 pub struct Lists<const N: usize> {
     /// Previous and next, side by side: a removal touches one line a slot.
-    links: Vec<[u32; 2]>,
+    links: BySlot<[u32; 2]>,
     /// Which list a slot is in; left empty when there is but one.
-    list_of: Vec<u8>,
+    list_of: BySlot<u8>,
     heads: [u32; N],
     tails: [u32; N],
     lens: [u32; N],
 }
 
 impl<const N: usize> Lists<N> {
-    /// Empty lists, with room for the residents that are expected.
+    /// Empty lists.
     pub fn new(limits: &Limits) -> Self {
-        let room = limits.expected.unwrap_or(0).min(1 << 16) as usize;
-        Lists { links: Vec::with_capacity(room), list_of: Vec::new(), heads: [NONE; N], tails: [NONE; N], lens: [0; N] }
+        Lists {
+            links: BySlot::new(limits),
+            list_of: BySlot::new(limits),
+            heads: [NONE; N],
+            tails: [NONE; N],
+            lens: [0; N],
+        }
     }
 
     /// How many are in a list.
@@ -52,79 +57,74 @@ impl<const N: usize> Lists<N> {
     /// The one after `slot` in its list.
     #[inline]
     pub fn next(&self, slot: Slot) -> Option<Slot> {
-        let next = self.links[slot as usize][1];
+        let [_, next] = self.links.get(slot);
         (next != NONE).then_some(next)
     }
 
     /// The one before `slot` in its list.
     #[inline]
     pub fn previous(&self, slot: Slot) -> Option<Slot> {
-        let previous = self.links[slot as usize][0];
+        let [previous, _] = self.links.get(slot);
         (previous != NONE).then_some(previous)
     }
 
     /// The list that a slot is in. The slot must be in one.
     #[inline]
     pub fn list_of(&self, slot: Slot) -> usize {
-        if N == 1 { 0 } else { usize::from(self.list_of[slot as usize]) }
+        if N == 1 { 0 } else { usize::from(self.list_of.get(slot)) }
     }
 
-    fn make_room(&mut self, slot: Slot) {
-        let at = slot as usize;
-        if at >= self.links.len() {
-            self.links.resize(at + 1, [NONE; 2]);
-            if N > 1 {
-                self.list_of.resize(at + 1, 0);
-            }
+    /// What a slot is linked with.
+    #[inline]
+    fn links_mut(&mut self, slot: Slot) -> &mut [u32; 2] {
+        &mut self.links.values_mut()[slot as usize]
+    }
+
+    #[inline]
+    fn put(&mut self, list: usize, slot: Slot, links: [u32; 2]) {
+        self.links.set(slot, links);
+        if N > 1 {
+            self.list_of.set(slot, list as u8);
         }
+        self.lens[list] += 1;
     }
 
     /// Puts a slot that is in no list at the end of one.
     #[inline]
     pub fn push_back(&mut self, list: usize, slot: Slot) {
-        self.make_room(slot);
         let last = self.tails[list];
-        self.links[slot as usize] = [last, NONE];
-        if N > 1 {
-            self.list_of[slot as usize] = list as u8;
-        }
+        self.put(list, slot, [last, NONE]);
         match last {
             NONE => self.heads[list] = slot,
-            last => self.links[last as usize][1] = slot,
+            last => self.links_mut(last)[1] = slot,
         }
         self.tails[list] = slot;
-        self.lens[list] += 1;
     }
 
     /// Puts a slot that is in no list at the beginning of one.
     #[inline]
     pub fn push_front(&mut self, list: usize, slot: Slot) {
-        self.make_room(slot);
         let first = self.heads[list];
-        self.links[slot as usize] = [NONE, first];
-        if N > 1 {
-            self.list_of[slot as usize] = list as u8;
-        }
+        self.put(list, slot, [NONE, first]);
         match first {
             NONE => self.tails[list] = slot,
-            first => self.links[first as usize][0] = slot,
+            first => self.links_mut(first)[0] = slot,
         }
         self.heads[list] = slot;
-        self.lens[list] += 1;
     }
 
     /// Takes a slot out of the list that it is in.
     #[inline]
     pub fn remove(&mut self, slot: Slot) {
         let list = self.list_of(slot);
-        let [previous, next] = self.links[slot as usize];
+        let [previous, next] = self.links.get(slot);
         match previous {
             NONE => self.heads[list] = next,
-            previous => self.links[previous as usize][1] = next,
+            previous => self.links_mut(previous)[1] = next,
         }
         match next {
             NONE => self.tails[list] = previous,
-            next => self.links[next as usize][0] = previous,
+            next => self.links_mut(next)[0] = previous,
         }
         self.lens[list] -= 1;
     }
