@@ -165,6 +165,8 @@ pub struct Adaptive {
     live: usize,
     expected: Option<usize>,
     ghosts: Ghosts,
+    /// Who left in this batch: hash, past, and when. They become ghosts together, at its end.
+    leaving: Vec<(u32, Past, u32)>,
     odds: Odds,
     /// Requests so far.
     ticks: u64,
@@ -190,6 +192,12 @@ pub struct Adaptive {
     sampled: f32,
     /// Until the first batch: what a predecessor knew of its residents.
     recalled: Option<memory::Recalled>,
+}
+
+/// What is kept of a fingerprint.
+#[inline]
+fn hash_of(fingerprint: u64) -> u32 {
+    (fingerprint >> 32) as u32
 }
 
 impl Adaptive {
@@ -335,8 +343,17 @@ impl Adaptive {
         if self.counts {
             self.census(hash, now);
         }
-        if let Some(gone) = self.ghosts.put(hash, past, now) {
-            self.odds.lost(gone, now);
+        self.leaving.push((hash, past, now));
+    }
+
+    /// Who left is a ghost from now on. There are too many for the processor's caches, and no two are near each other:
+    /// their memory is asked for first, and waited for together.
+    fn bury(&mut self) {
+        self.ghosts.fetch(self.leaving.iter().map(|&(hash, ..)| hash));
+        for (hash, past, now) in self.leaving.drain(..) {
+            if let Some(gone) = self.ghosts.put(hash, past, now) {
+                self.odds.lost(gone, now);
+            }
         }
     }
 
@@ -368,6 +385,7 @@ impl Adaptive {
     }
 
     fn double_unit(&mut self) {
+        self.bury();
         let now = self.now();
         for resident in self.residents.values_mut() {
             *resident = resident.double_unit(now);
@@ -397,6 +415,7 @@ impl Eviction for Adaptive {
             live: 0,
             expected,
             ghosts: Ghosts::default(),
+            leaving: Vec::new(),
             odds: Odds::new(),
             ticks: 0,
             unit,
@@ -416,6 +435,14 @@ impl Eviction for Adaptive {
 
     fn begin(&mut self, _: u64) {
         self.begin_anew();
+    }
+
+    fn foresee(&mut self, fingerprints: &[u64]) {
+        self.ghosts.fetch(fingerprints.iter().map(|&fingerprint| hash_of(fingerprint)));
+    }
+
+    fn end(&mut self) {
+        self.bury();
     }
 
     #[inline]
@@ -451,7 +478,7 @@ impl Eviction for Adaptive {
     /// The order becomes ages, the last one the youngest; all that were used count as used at intervals as long as a
     /// turnover of the cache. Where the predecessor said more of a resident, that holds.
     fn adopt(&mut self, resident: &Arrival, uses: u32, victims: &mut Victims) {
-        let hash = (resident.fingerprint >> 32) as u32;
+        let hash = hash_of(resident.fingerprint);
         if let Some(past) = self.recalled(resident.slot, hash) {
             self.make_room(resident.slot);
             self.settle(resident, past, hash, victims);
@@ -516,7 +543,7 @@ impl Adaptive {
 
     #[inline]
     fn arrive_at(&mut self, arrival: &Arrival, now: u32, victims: &mut Victims) {
-        let hash = (arrival.fingerprint >> 32) as u32;
+        let hash = hash_of(arrival.fingerprint);
         let past = match self.ghosts.take(hash, now) {
             Some(past) => {
                 let bucket = bucket(past.age(now));

@@ -78,7 +78,7 @@ impl Victims {
 /// A policy: who leaves when the cache is full, and who is let in.
 ///
 /// Methods run in the order of the contract in `wit/eviction.wit`: for each batch `begin`, then every `depart`, every
-/// `change`, every `touch`, every `arrive`. No method may cost more than (amortised) constant time, but for
+/// `change`, every `touch`, `foresee`, every `arrive`, `end`. No method may cost more than (amortised) constant time, but for
 /// `residents`, `learned` and `recall`.
 ///
 /// # The contract
@@ -102,6 +102,14 @@ pub trait Eviction: Sized + 'static {
 
     /// A batch begins, at `now` in milliseconds.
     fn begin(&mut self, _now: u64) {}
+
+    /// The fingerprints of the batch's arrivals, before the first of them. Nothing to decide yet: where ghosts take more
+    /// memory than the processor's caches hold, a policy that looks at all of their places here waits for memory once, and
+    /// not with each arrival.
+    fn foresee(&mut self, _fingerprints: &[u64]) {}
+
+    /// The batch ends: what can wait until here, such as remembering who left, waits for memory once, too.
+    fn end(&mut self) {}
 
     /// A resident was read `times` times since the last batch (1 to 255).
     fn touch(&mut self, slot: Slot, times: u32);

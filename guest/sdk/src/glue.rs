@@ -13,7 +13,7 @@ use crate::{About, Arrival, Batch, Entries, Eviction, Limits, Parameters, Refusa
 pub struct Shard<P> {
     policy: P,
     capacity: u64,
-    expected: usize,
+    residents: usize,
 }
 
 impl<P: Eviction> Shard<P> {
@@ -22,8 +22,7 @@ impl<P: Eviction> Shard<P> {
     /// # Errors
     /// As [`Eviction::open`].
     pub fn open(limits: &Limits, parameters: &Parameters) -> Result<Self, Refusal> {
-        let expected = limits.expected.map_or(0, |expected| expected as usize);
-        Ok(Shard { policy: P::open(limits, parameters)?, capacity: limits.capacity, expected })
+        Ok(Shard { policy: P::open(limits, parameters)?, capacity: limits.capacity, residents: 0 })
     }
 
     /// `advance` in `wit/eviction.wit`.
@@ -59,6 +58,7 @@ impl<P: Eviction> Shard<P> {
                 self.policy.touch(slot, u32::from(times));
             }
         }
+        self.policy.foresee(batch.arrived.fingerprints);
         for i in 0..batch.arrived.len() {
             let arrival = batch.arrived.get(i);
             if u64::from(arrival.weight) > self.capacity {
@@ -67,12 +67,15 @@ impl<P: Eviction> Shard<P> {
                 self.policy.arrive(&arrival, &mut victims);
             }
         }
-        victims.into_vec()
+        self.policy.end();
+        let victims = victims.into_vec();
+        self.count(batch.arrived.len(), batch.departed.len() + victims.len());
+        victims
     }
 
     /// `residents` in `wit/eviction.wit`: slots and uses.
     pub fn residents(&self) -> (Vec<Slot>, Vec<u32>) {
-        let (mut slots, mut uses) = (Vec::with_capacity(self.expected), Vec::with_capacity(self.expected));
+        let (mut slots, mut uses) = (Vec::with_capacity(self.residents), Vec::with_capacity(self.residents));
         self.policy.residents(&mut |slot, used| {
             slots.push(slot);
             uses.push(used);
@@ -91,7 +94,14 @@ impl<P: Eviction> Shard<P> {
                 self.policy.adopt(&resident, uses.get(i).copied().unwrap_or(0), &mut victims);
             }
         }
-        victims.into_vec()
+        let victims = victims.into_vec();
+        self.count(residents.len(), victims.len());
+        victims
+    }
+
+    /// Keeps count of the residents: what is expected is a bound, and no reason to take so much room at once.
+    fn count(&mut self, came: usize, left: usize) {
+        self.residents = (self.residents + came).saturating_sub(left);
     }
 
     /// `learned` in `wit/eviction.wit`.
