@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::builder::Builder;
+use crate::control::Seen;
 use crate::eviction::{NEVER, Slot};
 use crate::flights::{Board, Boarding, By, Ended, Outcome, Ticket};
 use crate::shard::{Due, Removed, Shard, Terms};
@@ -246,26 +247,26 @@ where
                     }
                     self.renew_on_read(at, slot, cell, key, value, expires_at, now);
                 }
-                let weight = cell.weight.load(Ordering::Relaxed);
-                Some((read(value, now), slot, weight))
+                let seen = Seen { weight: cell.weight.load(Ordering::Relaxed), expires_at };
+                Some((read(value, now), slot, seen))
             },
         );
         match found {
-            Some(Some((value, slot, weight))) => {
+            Some(Some((value, slot, seen))) => {
                 shard.touches.hit();
                 inner.maintain(at, shard.touched(slot));
-                inner.control.saw(hash.0, Some(weight));
+                inner.control.saw(hash.0, Some(seen), &inner.clock);
                 Some(value)
             }
             Some(None) => {
                 self.remove_expired(hash, at, key);
                 shard.touches.miss();
-                inner.control.saw(hash.0, None);
+                inner.control.saw(hash.0, None, &inner.clock);
                 None
             }
             None => {
                 shard.touches.miss();
-                inner.control.saw(hash.0, None);
+                inner.control.saw(hash.0, None, &inner.clock);
                 None
             }
         }
@@ -363,9 +364,9 @@ where
     fn insert_terms(&self, key: K, value: V, terms: Terms) {
         let (hash, at) = self.hash(&key);
         let board = &self.inner.board;
-        let kept = self.keep(hash, at, key, value, terms, |_| board.is_idle(hash.0)).or_else(|(key, value)| {
+        let kept = self.keep(hash, at, key, value, terms, false, |_| board.is_idle(hash.0)).or_else(|(key, value)| {
             let _fenced = board.fence(hash.0, &key);
-            self.keep(hash, at, key, value, terms, |_| true)
+            self.keep(hash, at, key, value, terms, false, |_| true)
         });
         if let Ok((replaced, due)) = kept {
             self.inner.notify_replaced(at, replaced);
@@ -406,11 +407,12 @@ where
         key: K,
         value: V,
         terms: Terms,
+        is_load: bool,
         may: impl FnOnce(Option<u64>) -> bool,
     ) -> Result<(Option<Removed<K, V>>, Due), (K, V)> {
         let inner = &*self.inner;
         let kept = inner.shards[at].insert(hash, key, value, terms, may, || inner.clock.now_ms())?;
-        inner.control.kept(hash.0, terms.weight);
+        inner.control.kept(hash.0, &terms, is_load, &inner.clock);
         Ok(kept)
     }
 
@@ -440,6 +442,7 @@ where
             take_if(&|| true).unwrap_or((None, Due::No))
         });
         inner.maintain(at, due);
+        inner.control.gone(hash.0, &inner.clock);
         let (key, value) = removed?;
         if expired {
             inner.lazily_expired.fetch_add(1, Ordering::Relaxed);
@@ -467,6 +470,7 @@ where
     pub fn invalidate_all(&self) {
         self.inner.board.fence_all();
         self.remove_all(|_, _| true);
+        self.inner.control.all_gone(&self.inner.clock);
     }
 
     /// Takes out all entries for which `condition` holds, which runs under the lock of their bucket. Cost: linear in the
@@ -481,8 +485,13 @@ where
         let inner = &*self.inner;
         for (at, shard) in inner.shards.iter().enumerate() {
             let mut removed = Vec::new();
-            shard.remove_all(&condition, &mut removed);
-            inner.notify(removed.into_iter().map(|(key, value)| (key, value, RemovalCause::Explicit)).collect());
+            shard.remove_all(&condition, inner.clock.now_ms(), &mut removed);
+            let expired = removed.iter().filter(|(_, _, cause)| *cause == RemovalCause::Expired).count();
+            inner.lazily_expired.fetch_add(expired as u64, Ordering::Relaxed);
+            if inner.control.is_shadowing() {
+                removed.iter().for_each(|(key, ..)| inner.control.gone(self.hash(key).0.0, &inner.clock));
+            }
+            inner.notify(removed);
             inner.maintain(at, Due::Soon);
         }
     }
@@ -541,7 +550,7 @@ where
 
 impl<K, V, S> Inner<K, V, S> {
     /// Whether a read may set a new expiry.
-    fn renews_on_read(&self) -> bool {
+    pub(crate) fn renews_on_read(&self) -> bool {
         self.time_to_idle.is_some() || self.expiry.is_some()
     }
 
@@ -740,10 +749,11 @@ where
     /// pushes out is let go of later.
     fn keep_loaded(&self, hash: table::Hash, at: usize, key: &K, value: &V, cost: u32) -> Kept<K, V> {
         let fresh = |expires_at| expires_at == NEVER || expires_at > self.inner.clock.now_ms();
-        self.keep_if(hash, at, key, value, cost, |present| !present.is_some_and(fresh))
+        self.keep_if(hash, at, key, value, cost, true, |present| !present.is_some_and(fresh))
     }
 
     /// Keeps a value if `may` says yes, which is told when the entry that is there expires.
+    #[allow(clippy::too_many_arguments)] // As `keep`.
     fn keep_if(
         &self,
         hash: table::Hash,
@@ -751,12 +761,16 @@ where
         key: &K,
         value: &V,
         cost: u32,
+        is_load: bool,
         may: impl FnOnce(Option<u64>) -> bool,
     ) -> Kept<K, V> {
         let expires_at = self.expiry_of_new(key, value);
         let terms = self.terms(key, value, cost, expires_at);
-        let kept = self.keep(hash, at, key.clone(), value.clone(), terms, may);
-        kept.map_or_else(|_| Kept::default(), |(replaced, due)| Kept { replaced, due })
+        let kept = self.keep(hash, at, key.clone(), value.clone(), terms, is_load, may);
+        match kept {
+            Ok((replaced, due)) => Kept { replaced, due, refused: None },
+            Err(refused) => Kept { refused: Some(refused), ..Kept::default() },
+        }
     }
 }
 
@@ -764,16 +778,20 @@ where
 struct Kept<K, V> {
     replaced: Option<Removed<K, V>>,
     due: Due,
+    /// What was not kept after all. It is dropped with the rest: to drop it is the user's code, and none runs under the
+    /// board's lock.
+    refused: Option<(K, V)>,
 }
 
 impl<K, V> Default for Kept<K, V> {
     fn default() -> Self {
-        Kept { replaced: None, due: Due::No }
+        Kept { replaced: None, due: Due::No, refused: None }
     }
 }
 
 impl<K, V> Kept<K, V> {
     fn finish<S>(self, inner: &Inner<K, V, S>, at: usize) {
+        drop(self.refused);
         inner.notify_replaced(at, self.replaced);
         inner.maintain(at, self.due);
     }
@@ -900,7 +918,10 @@ where
                     // What was made of an entry that is gone by now would bring it back.
                     let may = |present: Option<u64>| !was_there || present.is_some();
                     let mut kept = Kept::default();
-                    lead.land(|| Ok(value.clone()), || kept = self.cache.keep_if(hash, at, &self.key, &value, 0, may));
+                    lead.land(
+                        || Ok(value.clone()),
+                        || kept = self.cache.keep_if(hash, at, &self.key, &value, 0, false, may),
+                    );
                     kept.finish(inner, at);
                     return Entry { key: self.key, value, is_fresh: true };
                 }

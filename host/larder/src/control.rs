@@ -11,11 +11,13 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::Cache;
+use crate::Clock;
 use crate::cache::Inner;
-use crate::eviction::{Batch, Eviction, Fault, Limits, Slot};
+use crate::eviction::{Batch, Entries, Eviction, Fault, Limits, NEVER, Slot};
 use crate::policy::{Module, Policy, PolicyError};
-use crate::shard::Removed;
+use crate::shard::{Removed, Terms};
 use crate::stopwatch::Stopwatch;
+use crate::timers::Timers;
 
 /// How a swap went.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -110,7 +112,7 @@ impl ShadowReport {
 /// The part of a cache that this module keeps.
 pub(crate) struct Control {
     module: Mutex<Module>,
-    /// Held through a swap: one at a time.
+    /// Held through a swap, and a rollback from when it is decided on: one at a time.
     swapping: Mutex<()>,
     swaps: AtomicU64,
     history: Mutex<VecDeque<SwapRecord>>,
@@ -159,43 +161,77 @@ impl Control {
         self.swaps.load(Ordering::Relaxed)
     }
 
+    #[inline]
+    pub(crate) fn is_shadowing(&self) -> bool {
+        self.shadowing.load(Ordering::Relaxed)
+    }
+
     /// A key was read.
     #[inline]
-    pub(crate) fn saw(&self, hash: u64, weight: Option<u32>) {
-        if self.shadowing.load(Ordering::Relaxed) {
-            self.shadow_saw(hash, weight);
+    pub(crate) fn saw(&self, hash: u64, found: Option<Seen>, clock: &Clock) {
+        if self.is_shadowing() {
+            self.tell_shadow(hash, clock, |shadow| shadow.read(hash, found));
+        }
+    }
+
+    /// An entry came in, or its value was replaced: by a load after a miss, or by somebody who wrote.
+    #[inline]
+    pub(crate) fn kept(&self, hash: u64, terms: &Terms, is_load: bool, clock: &Clock) {
+        if self.is_shadowing() {
+            self.tell_shadow(hash, clock, |shadow| shadow.kept(hash, terms, is_load));
+        }
+    }
+
+    /// A key was removed, whether there was an entry or not.
+    #[inline]
+    pub(crate) fn gone(&self, hash: u64, clock: &Clock) {
+        if self.is_shadowing() {
+            self.tell_shadow(hash, clock, |shadow| shadow.gone(hash));
+        }
+    }
+
+    /// All keys were removed.
+    pub(crate) fn all_gone(&self, clock: &Clock) {
+        if let Some(shadow) = &mut *self.shadow.lock() {
+            shadow.pass(clock.now_ms());
+            shadow.depart(shadow.slots.values().copied().collect());
         }
     }
 
     #[cold]
-    fn shadow_saw(&self, hash: u64, weight: Option<u32>) {
-        if let Some(shadow) = &mut *self.shadow.lock() {
-            shadow.read(hash, weight);
-        }
-    }
-
-    /// An entry came in.
-    #[inline]
-    pub(crate) fn kept(&self, hash: u64, weight: u32) {
-        if self.shadowing.load(Ordering::Relaxed)
-            && let Some(shadow) = &mut *self.shadow.lock()
+    fn tell_shadow(&self, hash: u64, clock: &Clock, tell: impl FnOnce(&mut Shadow)) {
+        if let Some(shadow) = &mut *self.shadow.lock()
+            && shadow.sampled(hash)
         {
-            shadow.arrive(hash, weight);
+            shadow.pass(clock.now_ms());
+            tell(shadow);
         }
     }
 }
 
+/// An entry as a read found it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) weight: u32,
+    pub(crate) expires_at: u64,
+}
+
 /// A candidate that runs on a sample of the keys, with no values and a part of the capacity: what it is told is what a
-/// cache of its own would have told it, in batches of one.
+/// cache of its own would have told it, in batches of one. Its entries expire when those of the cache would, and leave when
+/// their keys are removed; what `invalidate_entries_if` would have removed of those that it alone has, nobody can tell.
 struct Shadow {
     policy: Box<dyn Eviction>,
     name: String,
     sample: f64,
     /// Keys whose mixed hash is below this are in the sample.
     threshold: u64,
+    /// Whether a read of an entry moves its end.
+    renews: bool,
     slots: HashMap<u64, Slot, foldhash::fast::RandomState>,
-    hashes: Vec<u64>,
+    /// By slot.
+    residents: Vec<ShadowEntry>,
     free: Vec<Slot>,
+    timers: Timers,
     batch: Batch,
     victims: Vec<Slot>,
     reads: u64,
@@ -204,66 +240,159 @@ struct Shadow {
     fault: Option<Fault>,
 }
 
+/// What a shadow knows of an entry.
+#[derive(Clone, Copy, Debug)]
+struct ShadowEntry {
+    hash: u64,
+    weight: u32,
+    expires_at: u64,
+}
+
+impl ShadowEntry {
+    fn put(&self, slot: Slot, cost: u32, entries: &mut Entries) {
+        entries.slots.push(slot);
+        entries.fingerprints.push(self.hash);
+        if self.weight != 1 {
+            entries.weights.push(self.weight);
+        }
+        if cost != 0 {
+            entries.costs.push(cost);
+        }
+        if self.expires_at != NEVER {
+            entries.expiries.push(self.expires_at);
+        }
+    }
+}
+
 impl Shadow {
     /// Another mix of the hash than those that choose shard and bucket.
     fn sampled(&self, hash: u64) -> bool {
         hash.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32).wrapping_mul(0xd6e8_feb8_6659_fd93) <= self.threshold
     }
 
-    /// `weight` is that of the entry that the cache found.
-    fn read(&mut self, hash: u64, weight: Option<u32>) {
-        if !self.sampled(hash) || self.fault.is_some() {
+    /// Time passes: what expired leaves.
+    fn pass(&mut self, now: u64) {
+        self.batch.now = now.max(self.batch.now);
+        let Shadow { timers, residents, batch, .. } = self;
+        let mut expired = Vec::new();
+        timers.advance(batch.now, |slot| {
+            let expires_at = residents[slot as usize].expires_at;
+            if expires_at > batch.now {
+                return Some(expires_at);
+            }
+            expired.push(slot);
+            None
+        });
+        self.depart(expired);
+    }
+
+    /// The slot of a key, if it is there and has not expired.
+    fn resident(&mut self, hash: u64) -> Option<Slot> {
+        let slot = *self.slots.get(&hash)?;
+        // Timers fire within some milliseconds.
+        if self.residents[slot as usize].expires_at <= self.batch.now {
+            self.depart(vec![slot]);
+            return None;
+        }
+        Some(slot)
+    }
+
+    fn read(&mut self, hash: u64, found: Option<Seen>) {
+        if self.fault.is_some() {
             return;
         }
         self.reads += 1;
-        self.hits += u64::from(weight.is_some());
-        match self.slots.get(&hash) {
-            Some(&slot) => {
+        self.hits += u64::from(found.is_some());
+        match (self.resident(hash), found) {
+            (Some(slot), found) => {
                 self.shadow_hits += 1;
-                self.batch.clear();
-                self.batch.touched.push(slot);
-                self.tell();
+                if let Some(seen) = found.filter(|_| self.renews) {
+                    self.ends(slot, seen.expires_at);
+                }
+                self.tell(|batch| batch.touched.push(slot));
             }
             // A cache of its own would load it now, as the real one will when it did not find it either.
-            None => {
-                if let Some(weight) = weight {
-                    self.arrive(hash, weight);
-                }
-            }
+            (None, Some(Seen { weight, expires_at })) => self.arrive(ShadowEntry { hash, weight, expires_at }, 0),
+            (None, None) => {}
         }
     }
 
-    fn arrive(&mut self, hash: u64, weight: u32) {
-        if !self.sampled(hash) || self.fault.is_some() || self.slots.contains_key(&hash) {
+    fn kept(&mut self, hash: u64, terms: &Terms, is_load: bool) {
+        let new = ShadowEntry { hash, weight: terms.weight, expires_at: terms.expires_at };
+        let Some(slot) = self.resident(hash) else { return self.arrive(new, terms.cost) };
+        let old = self.residents[slot as usize];
+        if is_load {
+            // The cache had lost it, and the candidate would not have.
+            if self.renews {
+                self.ends(slot, new.expires_at);
+            }
+            return;
+        }
+        self.residents[slot as usize] = new;
+        self.ends(slot, new.expires_at);
+        self.tell(|batch| {
+            if (old.weight, old.expires_at) != (new.weight, new.expires_at) {
+                new.put(slot, terms.cost, &mut batch.changed);
+            }
+            batch.touched.push(slot);
+        });
+    }
+
+    fn gone(&mut self, hash: u64) {
+        if let Some(&slot) = self.slots.get(&hash) {
+            self.depart(vec![slot]);
+        }
+    }
+
+    fn ends(&mut self, slot: Slot, at: u64) {
+        self.residents[slot as usize].expires_at = at;
+        self.timers.schedule(slot, at);
+    }
+
+    fn arrive(&mut self, entry: ShadowEntry, cost: u32) {
+        if self.fault.is_some() {
             return;
         }
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.hashes.push(0);
-            (self.hashes.len() - 1) as Slot
+            self.residents.push(entry);
+            (self.residents.len() - 1) as Slot
         });
-        self.slots.insert(hash, slot);
-        self.hashes[slot as usize] = hash;
-        self.batch.clear();
-        self.batch.arrived.slots.push(slot);
-        self.batch.arrived.fingerprints.push(hash);
-        if weight != 1 {
-            self.batch.arrived.weights.push(weight);
-        }
-        self.tell();
+        self.slots.insert(entry.hash, slot);
+        self.residents[slot as usize] = entry;
+        self.timers.schedule(slot, entry.expires_at);
+        self.tell(|batch| entry.put(slot, cost, &mut batch.arrived));
     }
 
-    fn tell(&mut self) {
+    /// Entries leave that the candidate did not choose.
+    fn depart(&mut self, slots: Vec<Slot>) {
+        if slots.is_empty() || self.fault.is_some() {
+            return;
+        }
+        for &slot in &slots {
+            self.slots.remove(&self.residents[slot as usize].hash);
+            self.timers.cancel(slot);
+        }
+        self.tell(|batch| batch.departed.extend_from_slice(&slots));
+        self.free.extend(slots);
+    }
+
+    fn tell(&mut self, what: impl FnOnce(&mut Batch)) {
+        let now = self.batch.now;
+        self.batch.clear();
+        self.batch.now = now;
+        what(&mut self.batch);
         self.victims.clear();
         if let Err(fault) = self.policy.advance(&self.batch, &mut self.victims) {
             self.fault = Some(fault);
             return;
         }
         for &victim in &self.victims {
-            let resident = self.hashes.get(victim as usize).and_then(|hash| self.slots.remove(hash));
+            let resident = self.residents.get(victim as usize).and_then(|entry| self.slots.remove(&entry.hash));
             if resident != Some(victim) {
                 self.fault = Some(Fault::NotResident { slot: victim });
                 return;
             }
+            self.timers.cancel(victim);
             self.free.push(victim);
         }
     }
@@ -345,9 +474,11 @@ where
             name: module.name().to_string(),
             sample,
             threshold: (sample * u64::MAX as f64) as u64,
+            renews: inner.renews_on_read(),
             slots: HashMap::default(),
-            hashes: Vec::new(),
+            residents: Vec::new(),
             free: Vec::new(),
+            timers: Timers::new(),
             batch: Batch::default(),
             victims: Vec::new(),
             reads: 0,
@@ -400,20 +531,22 @@ impl<K, V, S> Inner<K, V, S> {
     }
 
     fn swap(&self, module: Module, guard: Option<Guard>) -> Result<SwapReport, SwapError> {
+        let one_at_a_time = self.control.swapping.lock();
         let mut removed = Vec::new();
-        let swapped = self.swap_quietly(module, guard, &mut removed);
+        let swapped = self.swap_alone(module, guard, &mut removed);
+        drop(one_at_a_time);
         // Not before: a listener may swap the policy itself.
         self.notify(removed);
         swapped
     }
 
-    fn swap_quietly(
+    /// With [`Control::swapping`] held.
+    fn swap_alone(
         &self,
         module: Module,
         guard: Option<Guard>,
         removed: &mut Vec<Removed<K, V>>,
     ) -> Result<SwapReport, SwapError> {
-        let _one_at_a_time = self.control.swapping.lock();
         let began = Instant::now();
         let previous = self.control.module.lock().clone();
         let before = self.recent_hit_ratio(guard.unwrap_or_default().reads);
@@ -434,6 +567,7 @@ impl<K, V, S> Inner<K, V, S> {
             hit_ratio_after: None,
             rolled_back: None,
         };
+        let mut traps = 0;
         for (at, (shard, instance)) in self.shards.iter().zip(instances).enumerate() {
             match shard.swap(instance, module.name().into(), self.clock.now_ms(), removed) {
                 Ok(swapped) => {
@@ -441,6 +575,7 @@ impl<K, V, S> Inner<K, V, S> {
                     report.evicted += swapped.evicted;
                     report.recalled &= swapped.recalled;
                     report.pause = report.pause.max(swapped.pause);
+                    traps += swapped.traps;
                 }
                 Err(fault) => {
                     // The shards before this one go back.
@@ -468,7 +603,6 @@ impl<K, V, S> Inner<K, V, S> {
             }
             history.push_back(SwapRecord { report: report.clone(), since, open: true });
         }
-        let traps = self.traps();
         *self.control.guarded.lock() = guard.map(|guard| Guarded { previous, before, since, traps, guard });
         tracing::info!(
             cache = self.name.as_deref(),
@@ -487,6 +621,8 @@ impl<K, V, S> Inner<K, V, S> {
 
     /// Undoes a guarded swap that went wrong.
     fn check_guard(&self) {
+        // Whoever swaps right now puts another policy there, which is not to be undone for what this one did.
+        let Some(one_at_a_time) = self.control.swapping.try_lock() else { return };
         let now = self.reads();
         let reason = {
             let mut guarded = self.control.guarded.lock();
@@ -510,9 +646,12 @@ impl<K, V, S> Inner<K, V, S> {
         if let Some(record) = self.control.history.lock().back_mut() {
             record.report.rolled_back = Some(reason);
         }
-        if let Err(error) = self.swap(previous, None) {
+        let mut removed = Vec::new();
+        if let Err(error) = self.swap_alone(previous, None, &mut removed) {
             tracing::error!(cache = self.name.as_deref(), %error, "the policy could not be rolled back");
         }
+        drop(one_at_a_time);
+        self.notify(removed);
     }
 
     fn publish(&self) {

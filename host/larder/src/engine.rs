@@ -72,6 +72,8 @@ fn config() -> wasmtime::Config {
     config
         .concurrency_support(false)
         .epoch_interruption(true)
+        // A guest that recurses is stopped here, and a thread of the user's may have no more than twice as much.
+        .max_wasm_stack(256 << 10)
         .cranelift_opt_level(wasmtime::OptLevel::Speed)
         .wasm_relaxed_simd(false)
         // A module's own names and frames are not worth their cost: a trap's message is what its author printed.

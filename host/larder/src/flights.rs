@@ -384,6 +384,20 @@ impl<K, V> Flights<K, V> {
 /// Ends a flight, also where what runs meanwhile panics.
 struct EndOnDrop<'f, V>(Option<&'f Flight<V>>, Option<Ended<V>>);
 
+impl<'f, V> EndOnDrop<'f, V> {
+    /// All start over, unless it comes to more.
+    fn of(flight: Option<&'f Flight<V>>) -> Self {
+        EndOnDrop(flight, Some(Ended::Abandoned))
+    }
+
+    /// It came to this, which is asked for only if somebody waits for it, and may panic: it is a clone of the user's value.
+    fn landed(&mut self, outcome: impl FnOnce() -> Outcome<V>) {
+        if self.0.is_some() {
+            self.1 = Some(Ended::Landed(outcome()));
+        }
+    }
+}
+
 impl<V> Drop for EndOnDrop<'_, V> {
     fn drop(&mut self) {
         if let (Some(flight), Some(ended)) = (self.0, self.1.take()) {
@@ -402,17 +416,15 @@ impl<K, V> Lead<'_, K, V> {
         let Some(mut seat) = part.take(&mut flights, hash, number) else {
             let flight = flights.take_adrift(number);
             drop(flights);
-            if let Some(flight) = flight {
-                flight.end(Ended::Landed(outcome()));
-            }
+            EndOnDrop::of(flight.as_deref()).landed(outcome);
             return;
         };
         let flight = seat.flight.take();
-        let landed = flight.as_deref().map(|_| Ended::Landed(outcome()));
-        let end = EndOnDrop(flight.as_deref(), landed);
+        let mut end = EndOnDrop::of(flight.as_deref());
         {
-            // Counted out after it was kept, also where `keep` panics, which runs code of the user's.
+            // Counted out after it was kept, also where `outcome` or `keep` panics, which run code of the user's.
             let _off = Off { part, flights };
+            end.landed(outcome);
             keep();
         }
         drop(end);
@@ -452,22 +464,32 @@ impl<K, V> Drop for Off<'_, K, V> {
 
 impl<K, V> Ticket<K, V> {
     /// The load, a future, is done.
-    fn land(&self, outcome: Outcome<V>, keep: impl FnOnce(&V))
+    fn land(&self, outcome: &Outcome<V>, keep: impl FnOnce(&V))
     where
         V: Clone,
     {
-        let kept = outcome.as_ref().ok().cloned();
-        let end = EndOnDrop(Some(&self.flight), Some(Ended::Landed(outcome)));
+        let mut end = EndOnDrop::of(Some(&self.flight));
+        // The clone is the user's. If it panics, its flight is off the board before that is passed on.
+        let broken = match catch_unwind(AssertUnwindSafe(|| outcome.clone())) {
+            Ok(shared) => {
+                end.landed(|| shared);
+                None
+            }
+            Err(panic) => Some(panic),
+        };
         let part = self.board.part(self.hash);
         let mut flights = part.flights.lock();
         let off = part.take(&mut flights, self.hash, self.number);
         if off.is_some() {
             let _off = Off { part, flights };
-            if let Some(value) = &kept {
+            if let (None, Ok(value)) = (&broken, outcome) {
                 keep(value);
             }
         } else {
             drop(flights);
+        }
+        if let Some(panic) = broken {
+            resume_unwind(panic);
         }
         drop(end);
         drop(off);
@@ -582,7 +604,7 @@ where
         if let Poll::Ready(outcome) = polled {
             let done = load.take();
             drop(load);
-            self.land(outcome.clone(), |value| keep(value));
+            self.land(&outcome, |value| keep(value));
             drop(done);
             return Poll::Ready(Ended::Landed(outcome));
         }

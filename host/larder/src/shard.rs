@@ -44,6 +44,8 @@ const LEAST_SWEEP: u32 = 64;
 /// How many faults a report keeps.
 const FAULTS_KEPT: usize = 16;
 
+type HashSet<T> = std::collections::HashSet<T, foldhash::fast::RandomState>;
+
 /// An entry that left, and why.
 pub(crate) type Removed<K, V> = (K, V, RemovalCause);
 
@@ -151,6 +153,16 @@ pub(crate) struct Tally {
     pub(crate) faults: u64,
     pub(crate) traps: u64,
     pub(crate) recent_faults: Vec<(Arc<str>, Fault)>,
+}
+
+impl Tally {
+    /// Counts one that maintenance took out.
+    fn left(&mut self, cause: RemovalCause) {
+        match cause {
+            RemovalCause::Expired => self.expired += 1,
+            _ => self.evicted += 1,
+        }
+    }
 }
 
 /// The policy of a shard and what maintenance needs at hand.
@@ -376,7 +388,7 @@ impl<K, V> Shard<K, V> {
         let old_weight = cell.weight.load(Ordering::Relaxed);
         let old_expiry = cell.expires_at.load(Ordering::Relaxed);
         let cause =
-            if old_expiry != NEVER && old_expiry <= now() { RemovalCause::Expired } else { RemovalCause::Replaced };
+            if old_expiry == NEVER { RemovalCause::Replaced } else { cause(old_expiry, now(), RemovalCause::Replaced) };
         if terms.live_until != self.table.live_until(slot) {
             self.table.set_live_until(slot, terms.live_until);
         }
@@ -440,12 +452,19 @@ impl<K, V> Shard<K, V> {
     }
 
     /// Takes every entry out for which `condition` holds.
-    pub(crate) fn remove_all(&self, mut condition: impl FnMut(&K, &V) -> bool, removed: &mut Vec<(K, V)>) {
+    pub(crate) fn remove_all(
+        &self,
+        mut condition: impl FnMut(&K, &V) -> bool,
+        now: u64,
+        removed: &mut Vec<Removed<K, V>>,
+    ) {
         for slot in 0..self.slots() {
             let Some(entry) = self.table.lock_slot(slot) else { continue };
             let (key, value) = entry.entry();
             if condition(key, value) {
-                removed.push(self.take_out(entry).0);
+                let cause = cause(entry.cell.expires_at.load(Ordering::Relaxed), now, RemovalCause::Explicit);
+                let ((key, value), _) = self.take_out(entry);
+                removed.push((key, value, cause));
             }
         }
     }
@@ -543,15 +562,13 @@ impl<K, V> Shard<K, V> {
             weight = weight.saturating_sub(heavy);
             // Not there: somebody removed it meanwhile, and its departure is in the inbox.
             let Some(entry) = self.table.lock_slot(victim) else { continue };
-            let expired = entry.cell.expires_at.load(Ordering::Relaxed) <= now;
+            let cause = cause(entry.cell.expires_at.load(Ordering::Relaxed), now, RemovalCause::Size);
             let heavy = u64::from(entry.cell.weight.load(Ordering::Relaxed));
             let ((key, value), locked) = entry.unlink();
             drop(locked);
             count_out += 1;
             weight_out += heavy;
-            let cause = if expired { RemovalCause::Expired } else { RemovalCause::Size };
-            seat.tally.expired += u64::from(expired);
-            seat.tally.evicted += u64::from(!expired);
+            seat.tally.left(cause);
             removed.push((key, value, cause));
             freed.push(victim);
         }
@@ -606,8 +623,10 @@ impl<K, V> Shard<K, V> {
         batch.clear();
         batch.now = now;
         for &slot in &seat.overruled {
-            batch.departed.push(slot);
-            marks.unset(slot, KNOWN);
+            // A successor may have refused it meanwhile, and has forgotten it then.
+            if marks.unset(slot, KNOWN) {
+                batch.departed.push(slot);
+            }
         }
         for &slot in &seat.departed {
             if marks.unset(slot, KNOWN) {
@@ -773,14 +792,15 @@ impl<K, V> Shard<K, V> {
                 continue;
             }
             let Some(entry) = self.table.lock_slot(slot) else { continue };
+            let cause = cause(entry.cell.expires_at.load(Ordering::Relaxed), seat.batch.now, RemovalCause::Size);
             let heavy = u64::from(entry.cell.weight.load(Ordering::Relaxed));
             let ((key, value), locked) = entry.unlink();
             drop(locked);
             left = left.saturating_sub(heavy);
             count_out += 1;
             weight_out += heavy;
-            removed.push((key, value, RemovalCause::Size));
-            seat.tally.evicted += 1;
+            removed.push((key, value, cause));
+            seat.tally.left(cause);
             seat.tally.fallback_evictions += 1;
             if seat.policy.is_some() || seat.log.is_some() {
                 seat.overruled.push(slot);
@@ -792,6 +812,11 @@ impl<K, V> Shard<K, V> {
         inbox.count -= count_out;
         inbox.weight -= weight_out;
     }
+}
+
+/// Why an entry leaves: `otherwise`, if it had not expired.
+fn cause(expires_at: u64, now: u64, otherwise: RemovalCause) -> RemovalCause {
+    if expires_at != NEVER && expires_at <= now { RemovalCause::Expired } else { otherwise }
 }
 
 fn column<T: Copy + PartialEq>(column: &mut Vec<T>, before: usize, value: T, default: T) {
@@ -821,6 +846,8 @@ pub(crate) struct Swapped {
     pub(crate) evicted: u64,
     /// Whether it took over what its predecessor had learned.
     pub(crate) recalled: bool,
+    /// Traps of the shard's policies before this one was seated.
+    pub(crate) traps: u64,
 }
 
 /// Residents that a successor adopts in one call: short enough to let others run in between.
@@ -857,29 +884,37 @@ impl<K, V> Shard<K, V> {
         };
         let ranking = of_known(ranking, known);
         report.adopted = ranking.slots.len() as u64;
+        let mut heir = Heir { policy: &mut *successor, told: 0, unwanted: HashSet::default() };
         let mut caught_up = || -> Result<MutexGuard<'_, Seat>, Fault> {
-            report.recalled = !learned.is_empty() && successor.recall(&learned)?;
-            let mut unwanted = self.adopt(&mut *successor, &ranking, &locations)?;
+            report.recalled = !learned.is_empty() && heir.policy.recall(&learned)?;
+            self.adopt(&mut heir, &ranking, &locations)?;
+            let mut behind = usize::MAX;
             loop {
                 let mut seat = self.seat.lock();
                 let began = Instant::now();
                 let log = seat.log.replace(Vec::new()).unwrap_or_default();
-                if log.len() > LEVEL {
+                // Where it does not catch up, because traffic is faster than it is, operations wait until it has.
+                if log.len() > LEVEL && log.len() <= behind / 4 * 3 {
                     drop(seat);
-                    replay(&mut *successor, log, &mut unwanted)?;
+                    behind = log.len();
+                    heir.replay(log)?;
                     continue;
                 }
-                replay(&mut *successor, log, &mut unwanted)?;
+                heir.replay(log)?;
                 // What it refused leaves like any victim, with the next batch.
+                let mut unwanted: Vec<Slot> = heir.unwanted.drain().collect();
+                unwanted.sort_unstable();
                 for slot in unwanted {
                     // What it says is not to be believed: it may be any number.
                     if !seat.marks.unset(slot, KNOWN) {
                         continue;
                     }
                     let Some(entry) = self.table.lock_slot(slot) else { continue };
+                    let cause = cause(entry.cell.expires_at.load(Ordering::Relaxed), now, RemovalCause::Size);
                     let ((key, value), _) = self.take_out(entry);
-                    report.evicted += 1;
-                    removed.push((key, value, RemovalCause::Size));
+                    seat.tally.left(cause);
+                    report.evicted += u64::from(cause == RemovalCause::Size);
+                    removed.push((key, value, cause));
                 }
                 report.pause = report.pause.max(began.elapsed());
                 return Ok(seat);
@@ -890,7 +925,7 @@ impl<K, V> Shard<K, V> {
                 seat.log = None;
                 seat.policy = Some(successor);
                 seat.name = name;
-                seat.tally.evicted += report.evicted;
+                report.traps = seat.tally.traps;
                 Ok(report)
             }
             Err(fault) => {
@@ -901,10 +936,9 @@ impl<K, V> Shard<K, V> {
         }
     }
 
-    /// Has a successor adopt residents; answers with those that it does not want. What a cell says of weight and
-    /// expiry may be of a later entry by now; the log says so too, and the successor hears it next.
-    fn adopt(&self, successor: &mut dyn Eviction, ranking: &Ranking, locations: &[u32]) -> Result<Vec<Slot>, Fault> {
-        let mut unwanted = Vec::new();
+    /// Has a successor adopt residents. What a cell says of weight and expiry may be of a later entry by now; the log says
+    /// so too, and the successor hears it next.
+    fn adopt(&self, heir: &mut Heir<'_>, ranking: &Ranking, locations: &[u32]) -> Result<(), Fault> {
         let mut entries = Entries::default();
         for (slots, uses) in ranking.slots.chunks(ADOPT_AT_ONCE).zip(ranking.uses.chunks(ADOPT_AT_ONCE)) {
             entries.clear();
@@ -919,9 +953,69 @@ impl<K, V> Shard<K, V> {
                 };
                 self.put(&mut entries, &note);
             }
-            successor.adopt(&entries, uses, &mut unwanted)?;
+            let mut answer = Vec::new();
+            heir.policy.adopt(&entries, uses, &mut answer)?;
+            heir.take(answer, slots.len())?;
         }
-        Ok(unwanted)
+        Ok(())
+    }
+}
+
+/// A successor that takes over.
+struct Heir<'p> {
+    policy: &'p mut dyn Eviction,
+    /// The entries that it has been told of.
+    told: usize,
+    /// What it refused, or evicted, of them.
+    unwanted: HashSet<Slot>,
+}
+
+impl Heir<'_> {
+    /// Takes an answer to a call that told of so many entries. Without a bound, what a module answers would pile up until it
+    /// is seated.
+    fn take(&mut self, answer: Vec<Slot>, told: usize) -> Result<(), Fault> {
+        self.told += told;
+        let answered = self.unwanted.len() + answer.len();
+        if answered > self.told {
+            return Err(Fault::TooMany { answered, residents: self.told });
+        }
+        self.unwanted.extend(answer);
+        Ok(())
+    }
+
+    /// Tells it what it missed. It hears of the predecessor's victims before the arrivals that pushed them out, so there is
+    /// room for these, and it has nothing to choose.
+    fn replay(&mut self, log: Vec<Logged>) -> Result<(), Fault> {
+        for Logged { mut batch, victims } in log {
+            let refused = &mut self.unwanted;
+            let gone: HashSet<Slot> = victims.iter().copied().collect();
+            let arriving: HashSet<Slot> = batch.arrived.slots.iter().copied().collect();
+            batch.departed.extend(victims.iter().filter(|slot| !arriving.contains(slot)));
+            batch.departed.retain(|slot| !refused.contains(slot));
+            let departed: HashSet<Slot> = batch.departed.iter().copied().collect();
+            let known = |slot: &Slot| !refused.contains(slot) && !departed.contains(slot);
+            let mut touches = std::mem::take(&mut batch.touches).into_iter();
+            let mut kept = Vec::new();
+            batch.touched.retain(|slot| {
+                let times = touches.next().unwrap_or(1);
+                let keep = known(slot);
+                if keep {
+                    kept.push(times);
+                }
+                keep
+            });
+            batch.touches = kept;
+            keep_entries(&mut batch.changed, known);
+            keep_entries(&mut batch.arrived, |slot| !gone.contains(slot));
+            // A slot that was refused, then given to a new entry, is the successor's again.
+            for slot in &arriving {
+                refused.remove(slot);
+            }
+            let mut answer = Vec::new();
+            self.policy.advance(&batch, &mut answer)?;
+            self.take(answer, batch.arrived.slots.len())?;
+        }
+        Ok(())
     }
 }
 
@@ -946,38 +1040,6 @@ fn of_known(mut answered: Ranking, mut known: Marks) -> Ranking {
     answered.uses.truncate(kept);
     answered.uses.resize(answered.slots.len(), 0);
     answered
-}
-
-/// Tells a successor what it missed. It hears of the predecessor's victims before the arrivals that pushed them out, so
-/// there is room for these, and it has nothing to choose. `unwanted` is what it refused all the same.
-fn replay(successor: &mut dyn Eviction, log: Vec<Logged>, unwanted: &mut Vec<Slot>) -> Result<(), Fault> {
-    use std::collections::HashSet;
-    for Logged { mut batch, victims } in log {
-        let gone: HashSet<Slot> = victims.iter().copied().collect();
-        let arriving: HashSet<Slot> = batch.arrived.slots.iter().copied().collect();
-        let refused: HashSet<Slot> = unwanted.iter().copied().collect();
-        batch.departed.extend(victims.iter().filter(|slot| !arriving.contains(slot)));
-        batch.departed.retain(|slot| !refused.contains(slot));
-        let departed: HashSet<Slot> = batch.departed.iter().copied().collect();
-        let known = |slot: &Slot| !refused.contains(slot) && !departed.contains(slot);
-        let mut touches = std::mem::take(&mut batch.touches).into_iter();
-        let mut kept = Vec::new();
-        batch.touched.retain(|slot| {
-            let times = touches.next().unwrap_or(1);
-            let keep = known(slot);
-            if keep {
-                kept.push(times);
-            }
-            keep
-        });
-        batch.touches = kept;
-        keep_entries(&mut batch.changed, known);
-        keep_entries(&mut batch.arrived, |slot| !gone.contains(slot));
-        // A slot that was refused, then given to a new entry, is the successor's again.
-        unwanted.retain(|slot| !arriving.contains(slot));
-        successor.advance(&batch, unwanted)?;
-    }
-    Ok(())
 }
 
 /// Keeps the entries whose slots `keep` holds for.
@@ -1169,7 +1231,7 @@ mod tests {
                             0..=3 => put(&shard, key, &value, random(3) as u32 + 1, NEVER),
                             4 => assert!(read(&shard, key).is_none_or(|value| value == 7)),
                             5 => drop(shard.remove_if(hash(key), |k| *k == key, || true, |_, _, _| true)),
-                            6 => shard.remove_all(|k, _| k % 2 == 0, &mut Vec::new()),
+                            6 => shard.remove_all(|k, _| k % 2 == 0, 0, &mut Vec::new()),
                             _ if thread == 2 => {
                                 shard.swap(fifo(3), "fifo".into(), 0, &mut Vec::new()).expect("it takes over");
                             }

@@ -151,7 +151,7 @@ pub(crate) fn open(
         })
         .collect();
     let limits = eviction::Limits { capacity: limits.capacity, expected: limits.expected, seed: limits.seed };
-    let deadline = bounds.start_deadline(running.store.data().entries());
+    let deadline = bounds.open_deadline(running.store.data().entries());
     let opened = running.call("open", deadline, ANSWER, |store, world| {
         world.larder_policy_eviction().policy().call_open(store, limits, &parameters)
     });
@@ -183,7 +183,7 @@ impl Instance {
     ) -> Result<T, Fault> {
         let running = self.state.as_mut().map_err(|fault| fault.clone())?;
         let deadline = deadline(&running.bounds);
-        let entries = running.store.data().entries();
+        let entries = running.store.data().heard_of();
         let bytes = match name {
             "learned" => entries.saturating_mul(LEARNED_PER_ENTRY).saturating_add(ANSWER),
             _ => entries.saturating_mul(ANSWER_PER_ENTRY).max(ANSWER),
@@ -230,7 +230,7 @@ impl Eviction for Instance {
     fn advance(&mut self, batch: &Batch, victims: &mut Vec<Slot>) -> Result<(), Fault> {
         self.expect(&batch.arrived.slots);
         let events = batch.departed.len() + batch.changed.slots.len() + batch.touched.len() + batch.arrived.slots.len();
-        let entries = self.state.as_ref().map_or(0, |running| running.store.data().entries());
+        let entries = self.state.as_ref().map_or(0, |running| running.store.data().heard_of());
         let named = self.call(
             "advance",
             |bounds| bounds.deadline(events, entries),
@@ -252,7 +252,7 @@ impl Eviction for Instance {
     }
 
     fn residents(&mut self) -> Result<Ranking, Fault> {
-        let entries = self.state.as_ref().map_or(0, |running| running.store.data().entries());
+        let entries = self.state.as_ref().map_or(0, |running| running.store.data().heard_of());
         let ranking = self.call(
             "residents",
             |bounds| bounds.start_deadline(entries),
@@ -273,7 +273,7 @@ impl Eviction for Instance {
     }
 
     fn learned(&mut self) -> Result<Vec<u8>, Fault> {
-        let entries = self.state.as_ref().map_or(0, |running| running.store.data().entries());
+        let entries = self.state.as_ref().map_or(0, |running| running.store.data().heard_of());
         self.call(
             "learned",
             |bounds| bounds.start_deadline(entries),

@@ -25,25 +25,36 @@ impl Bounds {
     const BYTES_PER_ENTRY: usize = 256;
     /// What an event may take on top of the deadline: an interpreted language needs a microsecond or two.
     const PER_EVENT: Duration = Duration::from_micros(4);
-    /// What any call that tells of an event may take on top of that for each entry that the policy keeps in mind: a hash table
+    /// What any call that tells of an event may take on top of that for each entry that the policy has heard of: a hash table
     /// over them moves house within one call, now and then.
     const PER_ENTRY: Duration = Duration::from_nanos(200);
     /// To start a module, to open a policy, and to hand residents over takes longer than a batch: a runtime sets itself
     /// up, tables are filled, and grow under the hands of one call for all that come after it.
     const START: u32 = 10;
+    /// What to open a policy may take on top of that, at most, however many entries are expected: they are a bound, and may be
+    /// any number where the user wants none.
+    const MOST_TO_OPEN: Duration = Duration::from_secs(10);
     /// Tables hold functions for indirect calls. A JavaScript engine has some 10,000.
     const TABLE_ELEMENTS: usize = 200_000;
 
-    /// The deadline of a call that tells or asks of so many events, where so many entries are kept in mind.
-    pub(super) fn deadline(&self, events: usize, entries: usize) -> Duration {
-        let times = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        self.deadline + Self::PER_EVENT * times(events) + Self::PER_ENTRY * times(entries)
+    /// The deadline of a call that tells or asks of so many events, where so many entries were heard of.
+    pub(super) fn deadline(&self, events: usize, heard_of: usize) -> Duration {
+        self.deadline.saturating_add(times(Self::PER_EVENT, events)).saturating_add(times(Self::PER_ENTRY, heard_of))
     }
 
-    /// The deadline of starting an instance for so many entries, or of handing so many over.
+    /// The deadline of starting an instance, or of handing so many entries over.
     pub(super) fn start_deadline(&self, entries: usize) -> Duration {
-        self.deadline * Self::START + Self::PER_EVENT * u32::try_from(entries).unwrap_or(u32::MAX)
+        self.deadline.saturating_mul(Self::START).saturating_add(times(Self::PER_EVENT, entries))
     }
+
+    /// The deadline of opening a policy that is to expect so many entries.
+    pub(super) fn open_deadline(&self, expected: usize) -> Duration {
+        self.start_deadline(0).saturating_add(times(Self::PER_EVENT, expected).min(Self::MOST_TO_OPEN))
+    }
+}
+
+fn times(each: Duration, n: usize) -> Duration {
+    each.saturating_mul(u32::try_from(n).unwrap_or(u32::MAX))
 }
 
 /// What a store holds beside the guest.
@@ -51,8 +62,10 @@ pub(super) struct State {
     bounds: Bounds,
     /// What the module's file declares as its memory, which it has before it runs.
     declared: usize,
-    /// How many entries the host may have asked the policy to keep in mind at once.
-    entries: usize,
+    /// How many entries the policy was told to expect: a bound, which may be far from what comes.
+    expected: usize,
+    /// How many the host may have asked it to keep in mind at once.
+    heard_of: usize,
     /// What the guest has.
     memory: usize,
     tables: usize,
@@ -69,7 +82,8 @@ impl State {
         State {
             bounds,
             declared,
-            entries: limits.and_then(|limits| limits.expected).map_or(0, |expected| expected as usize),
+            expected: limits.and_then(|limits| limits.expected).map_or(0, |expected| expected as usize),
+            heard_of: 0,
             memory: 0,
             tables: 0,
             refused_memory: false,
@@ -85,19 +99,24 @@ impl State {
 
     /// The bytes of linear memory that the guest may have.
     pub(super) fn memory_limit(&self) -> usize {
-        let own = self.bounds.memory.saturating_add(self.entries.saturating_mul(Bounds::BYTES_PER_ENTRY));
+        let own = self.bounds.memory.saturating_add(self.entries().saturating_mul(Bounds::BYTES_PER_ENTRY));
         own.saturating_add(self.declared)
     }
 
-    /// How many entries the policy was told to expect, or of how many it has heard.
+    /// How many entries the policy was told to expect, or of how many it has heard: what it may use memory for.
     pub(super) fn entries(&self) -> usize {
-        self.entries
+        self.expected.max(self.heard_of)
+    }
+
+    /// How many entries it has heard of: what it may use time for.
+    pub(super) fn heard_of(&self) -> usize {
+        self.heard_of
     }
 
     /// The policy is about to hear of so many entries.
     #[inline]
     pub(super) fn expect(&mut self, entries: usize) {
-        self.entries = self.entries.max(entries);
+        self.heard_of = self.heard_of.max(entries);
     }
 
     /// A call begins that may see so many ticks.

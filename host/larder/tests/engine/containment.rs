@@ -481,3 +481,42 @@ fn a_table_that_grows_with_a_large_cache_is_no_endless_loop() {
         assert_eq!(cache.entry_count(), entries);
     }
 }
+
+/// A bound on entries is no measure of how long a call may take: nothing of it need be there.
+#[test]
+fn an_endless_loop_is_stopped_as_soon_whatever_the_bound() {
+    for capacity in [100, 50_000_000, u64::MAX] {
+        let policy = Policy::bytes(Guest { advance: LOOP, ..Guest::default() }.build());
+        let cache = larder::Cache::<u64, u64>::builder().max_capacity(capacity).policy(policy).build().unwrap();
+        cache.insert(1, 1);
+        cache.run_pending_tasks();
+        let faults = cache.faults();
+        let limits = faults.iter().map(|fault| match fault.fault {
+            Fault::Deadline { deadline_ms, .. } => deadline_ms,
+            ref other => panic!("{other}"),
+        });
+        assert!(limits.clone().count() > 0 && limits.clone().all(|limit| limit < 200), "{capacity}: {faults:?}");
+    }
+}
+
+#[test]
+fn any_deadline_will_do() {
+    let policy = Policy::builtin("lru").unwrap().deadline(Duration::MAX);
+    let cache = larder::Cache::<u64, u64>::builder().max_capacity(10).policy(policy).build().unwrap();
+    cache.insert(1, 1);
+    cache.run_pending_tasks();
+    assert!(cache.faults().is_empty() && cache.contains_key(&1));
+}
+
+/// Threads of other languages, and of small systems, have less stack than Rust's own.
+#[test]
+fn deep_recursion_is_a_trap_on_a_small_stack() {
+    let policy = Policy::bytes(Guest { advance: RECURSE, ..Guest::default() }.build());
+    let cache = larder::Cache::<u64, u64>::builder().max_capacity(10).policy(policy).build().unwrap();
+    let insert = move || {
+        cache.insert(1, 1);
+        cache.faults()
+    };
+    let faults = std::thread::Builder::new().stack_size(512 << 10).spawn(insert).unwrap().join().unwrap();
+    assert!(matches!(&faults[0].fault, Fault::Trap { message, .. } if message.contains("stack")), "{faults:?}");
+}

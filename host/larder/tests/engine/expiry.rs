@@ -216,3 +216,22 @@ fn replacing_what_expired() {
     assert_eq!(*heard.lock().unwrap(), [RemovalCause::Expired, RemovalCause::Replaced]);
     assert_eq!((cache.stats().expirations, cache.stats().replacements), (1, 1));
 }
+
+#[test]
+fn what_had_expired_is_no_invalidation() {
+    let clock = Clock::manual();
+    let causes = Arc::<Mutex<Vec<RemovalCause>>>::default();
+    let told = causes.clone();
+    let cache = Cache::<u64, u64>::builder()
+        .max_capacity(10)
+        .clock(clock.clone())
+        .eviction_listener(move |_, _, cause| told.lock().unwrap().push(cause))
+        .build()
+        .unwrap();
+    cache.insert_for(1, 1, Duration::from_millis(5));
+    cache.insert(2, 2);
+    clock.advance(Duration::from_millis(6));
+    cache.invalidate_all();
+    assert_eq!(*causes.lock().unwrap(), [RemovalCause::Expired, RemovalCause::Explicit]);
+    assert_eq!((cache.stats().expirations, cache.stats().invalidations), (1, 1));
+}

@@ -4,11 +4,13 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
+use std::sync::{Arc, Barrier, Condvar, Mutex, OnceLock, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::Duration;
 
 use crate::common::{Census, Counted, eventually};
-use larder::{Cache, Policy};
+use larder::{Cache, Clock, Policy};
 
 fn cache<V: Clone + Send + Sync + 'static>() -> Cache<u64, V> {
     Cache::builder().max_capacity(100).policy(Policy::builtin("lru").unwrap()).build().unwrap()
@@ -622,4 +624,96 @@ fn a_storm_of_cancelled_loads() {
         cache.run_pending_tasks();
         census.living() == 0
     });
+}
+
+/// A value whose clones panic while the switch is on.
+#[derive(Debug)]
+struct Uncloneable(&'static AtomicBool);
+
+impl Clone for Uncloneable {
+    fn clone(&self) -> Self {
+        assert!(!self.0.load(Ordering::SeqCst), "the value's own");
+        Uncloneable(self.0)
+    }
+}
+
+#[test]
+fn a_clone_that_panics_keeps_nobody_waiting() {
+    static PANICS: AtomicBool = AtomicBool::new(true);
+    let cache = Cache::<u64, Uncloneable>::builder().max_capacity(10).build().unwrap();
+    let (waits, leads) = (Arc::new(Barrier::new(2)), cache.clone());
+    let leader = thread::spawn({
+        let waits = waits.clone();
+        move || {
+            leads.get_with(1, || {
+                waits.wait();
+                // Until somebody waits for it.
+                thread::sleep(Duration::from_millis(50));
+                Uncloneable(&PANICS)
+            })
+        }
+    });
+    waits.wait();
+    let other = thread::spawn({
+        let cache = cache.clone();
+        move || {
+            cache.get_with(1, || {
+                PANICS.store(false, Ordering::SeqCst);
+                Uncloneable(&PANICS)
+            })
+        }
+    });
+    assert!(leader.join().is_err());
+    eventually("the other one loads", || other.is_finished());
+    assert!(other.join().is_ok() && cache.contains_key(&1));
+}
+
+#[test]
+fn a_clone_that_panics_keeps_no_task_waiting() {
+    static PANICS: AtomicBool = AtomicBool::new(true);
+    let cache = Cache::<u64, Uncloneable>::builder().max_capacity(10).build().unwrap();
+    let is_loaded = Arc::new(AtomicBool::new(false));
+    let loaded = is_loaded.clone();
+    let mut first = Box::pin(cache.get_with_async(1, async move {
+        std::future::poll_fn(|_| if loaded.load(Ordering::SeqCst) { Poll::Ready(()) } else { Poll::Pending }).await;
+        Uncloneable(&PANICS)
+    }));
+    let mut second = Box::pin(cache.get_with_async(1, async { Uncloneable(&PANICS) }));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(first.as_mut().poll(&mut cx).is_pending() && second.as_mut().poll(&mut cx).is_pending());
+    is_loaded.store(true, Ordering::SeqCst);
+    assert!(catch_unwind(AssertUnwindSafe(|| first.as_mut().poll(&mut cx).is_ready())).is_err());
+    PANICS.store(false, Ordering::SeqCst);
+    assert!(second.as_mut().poll(&mut cx).is_ready(), "it loads for itself");
+    assert!(cache.contains_key(&1));
+}
+
+/// What is not kept after all is dropped, which is code of the user's, and may use the cache.
+#[test]
+fn what_is_not_kept_is_dropped_under_no_lock() {
+    static CACHE: OnceLock<Cache<u64, Calls>> = OnceLock::new();
+    #[derive(Clone)]
+    struct Calls(bool);
+    impl Drop for Calls {
+        fn drop(&mut self) {
+            if let Some(cache) = CACHE.get().filter(|_| self.0) {
+                cache.invalidate(&1);
+            }
+        }
+    }
+    let clock = Clock::manual();
+    let second = Duration::from_secs(1);
+    let cache = Cache::builder().max_capacity(10).time_to_live(second).clock(clock.clone()).build().unwrap();
+    let cache = CACHE.get_or_init(|| cache);
+    cache.insert(1, Calls(false));
+    let update = thread::spawn(move || {
+        cache.entry(1).and_upsert_with(|_| {
+            // What it was made of is gone by the time it is to be kept.
+            clock.advance(2 * second);
+            cache.run_pending_tasks();
+            Calls(true)
+        });
+    });
+    eventually("the update ends", || update.is_finished());
+    update.join().unwrap();
 }

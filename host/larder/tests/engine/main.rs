@@ -10,3 +10,4 @@ mod expiry;
 mod loading;
 mod model;
 mod mutations;
+mod takeover;
