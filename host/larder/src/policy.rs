@@ -535,9 +535,10 @@ impl From<u32> for Value {
 }
 
 impl From<std::time::Duration> for Value {
-    /// Whole milliseconds, as parameters named `…-ms` take them.
+    /// Whole milliseconds, as parameters named `…-ms` take them. Less than one is one: 0 often means without end.
     fn from(duration: std::time::Duration) -> Self {
-        Value::Integer(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
+        let least = u128::from(!duration.is_zero());
+        Value::Integer(i64::try_from(duration.as_millis().max(least)).unwrap_or(i64::MAX))
     }
 }
 
@@ -764,6 +765,12 @@ mod tests {
         assert_eq!(nearest("window", &known), None);
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("", "abc"), 3);
+    }
+
+    #[test]
+    fn a_duration_is_never_cut_to_nothing() {
+        let of = |micros| Value::from(std::time::Duration::from_micros(micros));
+        assert_eq!([0, 1, 900, 1999, 2000].map(of), [0, 1, 1, 1, 2].map(Value::Integer));
     }
 
     #[test]
