@@ -102,7 +102,8 @@ pub enum Policy {
     },
     /// Show what a module says of itself, what it exports and imports, its size and SHA-256
     Inspect {
-        /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-percent=5
+        /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-percent=5; `patterns`: the
+        /// built-in module of patterns, with what a rule may set
         #[arg(value_name = "FILE|NAME")]
         file: String,
         /// How to print
@@ -155,7 +156,7 @@ pub enum ListFormat {
 #[derive(Debug, Args)]
 pub struct ConfigFile {
     /// The configuration of the service
-    #[arg(short, long, value_name = "FILE", env = "LARDER_CONFIG", default_value = "larder.toml")]
+    #[arg(short, long, value_name = "FILE", env = "LARDER_CONFIG", default_value = "larder.toml", global = true)]
     pub config: PathBuf,
 }
 
@@ -183,7 +184,7 @@ pub struct Keys {
 
 /// `larder get`.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 if some tier has a copy, 1 if none has.")]
+#[command(after_help = "Exit codes: 0 if some tier has a copy, 1 if none has or a tier does not answer.")]
 pub struct Get {
     /// Where the stores are named.
     #[command(flatten)]
@@ -208,7 +209,8 @@ Examples:
   larder invalidate products --tag sale --soft
   larder invalidate products --all
 
-It is done when the command ends with 0: no read that begins later gets an older value, in any process on the bus.")]
+It is done when the command ends with 0: no read that begins later gets an older value, in any process on the bus. Where it
+ends with 1, some of it was not done, and the command is to be run again: nobody makes up for it later.")]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["keys", "tag", "prefix", "all"]))]
 pub struct Invalidate {
     /// Where the stores are named.
@@ -222,7 +224,7 @@ pub struct Invalidate {
     #[arg(long)]
     pub tag: Vec<String>,
     /// All keys that begin so
-    #[arg(long)]
+    #[arg(long, value_parser = some_prefix)]
     pub prefix: Option<String>,
     /// The whole keyspace
     #[arg(long, conflicts_with_all = ["keys", "tag", "prefix"])]
@@ -230,6 +232,11 @@ pub struct Invalidate {
     /// Let copies be served stale, as the rule allows, while they are refreshed
     #[arg(long)]
     pub soft: bool,
+}
+
+/// A script whose variable is not set must not take everything.
+fn some_prefix(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("all keys begin so: write --all for the whole keyspace".into()) } else { Ok(text.into()) }
 }
 
 /// `larder tags`.

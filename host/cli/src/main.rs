@@ -27,19 +27,10 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("error: {}", told(&error));
+            eprintln!("error: {}", output::told(&error));
             ExitCode::from(code(&error))
         }
     }
-}
-
-/// The error and what caused it, each once: some messages quote their cause in the middle, before the next step.
-fn told(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
-        "" => cause,
-        _ if told.contains(&cause) => told,
-        _ => told + ": " + &cause,
-    })
 }
 
 /// The exit code that the help promises for an error.
@@ -79,7 +70,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
             Ok(exit::SUCCESS)
         }
         Command::Policy(Policy::Inspect { file, format }) => {
-            let card = Card::of(&named(&file)?.policy.load()?);
+            let card = Card::find(&file)?;
             match format {
                 ListFormat::Table => card.write(&mut io::stdout())?,
                 ListFormat::Json => json(&card)?,

@@ -10,13 +10,14 @@ use std::rc::Rc;
 
 use indicatif::ProgressBar;
 use larder::eviction::{self as host, Fault};
-use larder::{Description, Module, ParameterSpec, Policy, PolicyError};
+use larder::{Description, Module, ParameterSpec, Patterns, PatternsModule, Policy, PolicyError};
 use larder_guest::testkit::{Report, Subject, Suite, Violation};
 use larder_guest::{Batch, Entries, Limits, Slot};
 use serde::Serialize;
 
-/// The package and world that this host speaks.
+/// The package that this host speaks, and its worlds.
 const WORLD: &str = "larder:policy/eviction-module@0.1.0";
+const PATTERNS_WORLD: &str = "larder:policy/patterns-module@0.1.0";
 
 /// Runs for finding a short counterexample: as many as the suite takes, or few where each waits for a deadline.
 const SHRINKING_RUNS: usize = 5000;
@@ -50,6 +51,38 @@ impl Card {
         }
     }
 
+    /// Of a module of patterns that was loaded.
+    pub fn of_patterns(module: &PatternsModule) -> Self {
+        Card {
+            description: module.description().clone(),
+            world: PATTERNS_WORLD,
+            imports: module.imports().to_vec(),
+            size: None,
+            sha256: Some(module.sha256().into()),
+        }
+    }
+
+    /// Of a module of any role, by its file or its name.
+    ///
+    /// # Errors
+    /// Neither a policy nor a module of patterns can be loaded so: what is said of a policy.
+    pub fn find(text: &str) -> Result<Self, PolicyError> {
+        if text == "patterns" {
+            return Ok(Card::of_patterns(&Patterns::builtin().load()?));
+        }
+        match text.parse::<Policy>().and_then(|policy| policy.load()) {
+            Ok(module) => Ok(Card::of(&module)),
+            // A file may have the other role.
+            Err(error) => match Patterns::file(text).load() {
+                Ok(module) => {
+                    let size = std::fs::metadata(text).ok().and_then(|file| usize::try_from(file.len()).ok());
+                    Ok(Card { size, ..Card::of_patterns(&module) })
+                }
+                Err(_) => Err(error),
+            },
+        }
+    }
+
     /// Prints it for people.
     ///
     /// # Errors
@@ -70,11 +103,12 @@ impl Card {
         if let Some(sha256) = &self.sha256 {
             writeln!(out, "  sha256   {sha256}")?;
         }
-        parameters(&self.description.parameters, out)
+        // Those of a policy are written after its name, those of patterns into a rule.
+        parameters(&self.description.parameters, if self.world == PATTERNS_WORLD { "" } else { ":" }, out)
     }
 }
 
-fn parameters(specs: &[ParameterSpec], out: &mut impl Write) -> io::Result<()> {
+fn parameters(specs: &[ParameterSpec], before: &str, out: &mut impl Write) -> io::Result<()> {
     specs.iter().try_for_each(|spec| {
         let bounds = match (spec.minimum, spec.maximum) {
             (Some(least), Some(most)) => format!(", {least} to {most}"),
@@ -82,7 +116,7 @@ fn parameters(specs: &[ParameterSpec], out: &mut impl Write) -> io::Result<()> {
             (None, Some(most)) => format!(", at most {most}"),
             (None, None) => String::new(),
         };
-        writeln!(out, "  :{}={}{bounds}\n      {}", spec.name, spec.default, spec.doc)
+        writeln!(out, "  {before}{}={}{bounds}\n      {}", spec.name, spec.default, spec.doc)
     })
 }
 
@@ -104,7 +138,7 @@ pub fn list(cards: &[Card], out: &mut impl Write) -> io::Result<()> {
         let Description { name, summary, parameters: specs, .. } = &card.description;
         let default = if name == Policy::DEFAULT { " (the default)" } else { "" };
         writeln!(out, "{name:<width$}  {summary}{default}")?;
-        parameters(specs, out)?;
+        parameters(specs, ":", out)?;
     }
     Ok(())
 }

@@ -5,20 +5,27 @@
 //! kept or saved by looking; and they leave the journal to the service that has it open, but for `larder journal`, which is for
 //! a service that is stopped.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
-use larder::tiered::{DiskSetupError, FarCopy, Group, JournalError, Logged, Tier, TierError, Tiered};
+use larder::tiered::{
+    BoxFuture, Bytes, DiskSetupError, FarCopy, Group, JournalError, Listener, Logged, News, Scope, Tier, TierError,
+    Tiered,
+};
 use larder::{Config, ConfigError, Stores};
 use serde::Serialize;
 use serde_json::Value as Json;
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::args::{Doctor, Get, Invalidate, Journal, JournalCommand, Keys, ListFormat, Tags, exit};
+use crate::output::told;
 
 /// A store that has not answered by then is down.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,14 +34,16 @@ fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime cannot be started")
 }
 
-/// The stores of a configuration, as an operator uses them.
-async fn open(path: &Path) -> anyhow::Result<Stores> {
-    Ok(Config::read(path)?.for_operators().open().await?)
+/// The stores of a configuration, as an operator uses them, and the names of the tiers that are the service's own.
+async fn open(path: &Path) -> anyhow::Result<(Stores, Vec<String>)> {
+    let config = Config::read(path)?;
+    let own = config.disk_tiers().map(Into::into).collect();
+    Ok((config.for_operators().open().await?, own))
 }
 
 /// Those tiers of a keyspace that are asked about.
 fn tiers<'a>(
-    stores: &'a Stores,
+    (stores, own): &'a (Stores, Vec<String>),
     keyspace: &str,
     only: Option<&str>,
 ) -> anyhow::Result<Vec<(&'a str, &'a Arc<dyn Tier>)>> {
@@ -42,6 +51,9 @@ fn tiers<'a>(
     let tiers: Vec<_> = stores.tiers_of(keyspace).filter(|(name, _)| only.is_none_or(|only| only == *name)).collect();
     if tiers.is_empty() {
         match only {
+            Some(only) if own.iter().any(|own| own == only) => {
+                bail!("tier `{only}` lies on the service's own disk: only the service can look into it")
+            }
             Some(only) => bail!("keyspace {keyspace} does not use a tier `{only}`: see [keyspace.{keyspace}] tiers"),
             None => {
                 bail!("keyspace {keyspace} has no far tiers: what is in a service's memory only that service can show")
@@ -60,6 +72,39 @@ async fn asked<T>(
     answer.with_context(|| format!("tier `{name}` ({})", tier.summary()))
 }
 
+/// Asks each tier, and says which did not answer: what the others have is wanted all the more then.
+async fn each_of(
+    tiers: Vec<(&str, &Arc<dyn Tier>)>,
+    mut ask: impl AsyncFnMut(&str, &Arc<dyn Tier>) -> anyhow::Result<()>,
+) -> anyhow::Result<bool> {
+    let mut have_all_answered = true;
+    for (name, tier) in tiers {
+        match ask(name, tier).await {
+            Ok(()) => {}
+            Err(error) if error.is::<TierError>() => {
+                eprintln!("error: {}", told(&error));
+                have_all_answered = false;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(have_all_answered)
+}
+
+/// What others have written, for a terminal: what would command it is shown as what it is.
+fn shown(text: &str) -> Cow<'_, str> {
+    // Besides control characters those that turn the direction of writing.
+    let commands = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !text.contains(commands) {
+        return text.into();
+    }
+    let escaped = |out: String, c: char| match commands(c) {
+        true => out + &c.escape_default().to_string(),
+        false => out + c.encode_utf8(&mut [0; 4]),
+    };
+    text.chars().fold(String::new(), escaped).into()
+}
+
 /// `larder keys`.
 ///
 /// # Errors
@@ -68,16 +113,16 @@ pub fn keys(args: &Keys, out: &mut impl Write) -> anyhow::Result<u8> {
     runtime()?.block_on(async {
         let stores = open(&args.config.config).await?;
         let named = format!("{}:", args.keyspace);
+        let prefix = format!("{named}{}", args.prefix.as_deref().unwrap_or_default());
         let mut left = args.limit;
-        for (name, tier) in tiers(&stores, &args.keyspace, args.tier.as_deref())? {
-            let prefix = format!("{named}{}", args.prefix.as_deref().unwrap_or_default());
+        let have_all_answered = each_of(tiers(&stores, &args.keyspace, args.tier.as_deref())?, async |name, tier| {
             let mut cursor: Option<String> = None;
-            loop {
+            while left > 0 {
                 let page = asked(name, tier, tier.keys(&prefix, cursor.as_deref(), left.clamp(1, 1_000))).await?;
                 for key in page.keys.iter().take(left) {
                     let key = key.strip_prefix(&named).unwrap_or(key);
                     match args.format {
-                        ListFormat::Table => writeln!(out, "{key}")?,
+                        ListFormat::Table => writeln!(out, "{}", shown(key))?,
                         ListFormat::Json => {
                             serde_json::to_writer(&mut *out, &serde_json::json!({ "tier": name, "key": key }))?;
                             writeln!(out)?;
@@ -86,16 +131,17 @@ pub fn keys(args: &Keys, out: &mut impl Write) -> anyhow::Result<u8> {
                 }
                 left = left.saturating_sub(page.keys.len());
                 cursor = page.next;
-                if cursor.is_none() || left == 0 {
+                if cursor.is_none() {
                     break;
                 }
             }
-            if left == 0 {
-                eprintln!("the first {} keys; --limit for more, --prefix for others", args.limit);
-                break;
-            }
+            Ok(())
+        });
+        let have_all_answered = have_all_answered.await?;
+        if left == 0 {
+            eprintln!("the first {} keys; --limit for more, --prefix for others", args.limit);
         }
-        Ok(exit::SUCCESS)
+        Ok(if have_all_answered { exit::SUCCESS } else { exit::FAILURE })
     })
 }
 
@@ -138,11 +184,11 @@ fn finite(ms: u64) -> Option<u64> {
 pub fn get(args: &Get, out: &mut impl Write) -> anyhow::Result<u8> {
     runtime()?.block_on(async {
         let stores = open(&args.config.config).await?;
-        let codec = stores.codec::<Json>(&args.keyspace)?;
+        let codec = stores.0.codec::<Json>(&args.keyspace)?;
         let named = format!("{}:", args.keyspace);
         let name_of_key = format!("{named}{}", args.key);
         let mut has_found = false;
-        for (name, tier) in tiers(&stores, &args.keyspace, args.tier.as_deref())? {
+        let have_all_answered = each_of(tiers(&stores, &args.keyspace, args.tier.as_deref())?, async |name, tier| {
             let looked = asked(name, tier, tier.get(&name_of_key)).await?;
             has_found |= looked.copy.is_some();
             let copy = looked.copy.map(|copy| ShownCopy {
@@ -163,18 +209,20 @@ pub fn get(args: &Get, out: &mut impl Write) -> anyhow::Result<u8> {
                 ListFormat::Json => writeln!(out, "{}", serde_json::to_string(&shown)?)?,
                 ListFormat::Table => show(&shown, &tier.summary(), out)?,
             }
-        }
-        Ok(if has_found { exit::SUCCESS } else { exit::FAILURE })
+            Ok(())
+        });
+        let have_all_answered = have_all_answered.await?;
+        Ok(if has_found && have_all_answered { exit::SUCCESS } else { exit::FAILURE })
     })
 }
 
-fn show(shown: &Shown<'_>, summary: &str, out: &mut impl Write) -> io::Result<()> {
-    write!(out, "{} ({summary}): ", shown.tier)?;
-    let Some(copy) = &shown.copy else {
+fn show(looked: &Shown<'_>, summary: &str, out: &mut impl Write) -> io::Result<()> {
+    write!(out, "{} ({summary}): ", looked.tier)?;
+    let Some(copy) = &looked.copy else {
         return writeln!(
             out,
             "{}",
-            if shown.damaged { "what is there cannot be read, and counts as absent" } else { "absent" }
+            if looked.damaged { "what is there cannot be read, and counts as absent" } else { "absent" }
         );
     };
     let span = |ms: Option<u64>| {
@@ -187,13 +235,13 @@ fn show(shown: &Shown<'_>, summary: &str, out: &mut impl Write) -> io::Result<()
     writeln!(out, "  load took  {}", humantime::format_duration(Duration::from_micros(copy.load_us)))?;
     writeln!(out, "  bytes      {}", copy.bytes)?;
     if let Some(validator) = &copy.validator {
-        writeln!(out, "  validator  {validator}")?;
+        writeln!(out, "  validator  {}", shown(validator))?;
     }
     if !copy.tags.is_empty() {
-        writeln!(out, "  tags       {}", copy.tags.join(", "))?;
+        writeln!(out, "  tags       {}", shown(&copy.tags.join(", ")))?;
     }
     match &copy.value {
-        Some(value) => writeln!(out, "  value      {value}"),
+        Some(value) => writeln!(out, "  value      {}", shown(&value.to_string())),
         None if copy.negative => Ok(()),
         None => writeln!(out, "  value      not to be read without the service's types"),
     }
@@ -205,43 +253,57 @@ fn show(shown: &Shown<'_>, summary: &str, out: &mut impl Write) -> io::Result<()
 /// The configuration is wrong, or some tier or process could not be told.
 pub fn invalidate(args: &Invalidate, out: &mut impl Write) -> anyhow::Result<u8> {
     runtime()?.block_on(async {
-        let stores = open(&args.config.config).await?;
+        let (stores, _) = open(&args.config.config).await?;
         let has_bus = stores.has_bus(&args.keyspace);
         let cache: Tiered<String, Json> = stores.keyspace(&args.keyspace)?.build()?;
-        let mut what = Vec::new();
-        if !args.keys.is_empty() {
-            what.push(format!("{} keys", args.keys.len()));
-            match args.soft {
-                true => {
-                    for key in &args.keys {
-                        cache.expire(key).await?;
-                    }
-                }
-                false => cache.invalidate_many(args.keys.clone()).await?,
+        // Each is tried, whatever became of the others.
+        let mut results = Vec::new();
+        if args.soft {
+            for key in &args.keys {
+                results.push((format!("key {key}"), cache.expire(key).await));
             }
+        } else if !args.keys.is_empty() {
+            let what = match args.keys.as_slice() {
+                [key] => format!("key {key}"),
+                keys => format!("keys {}", keys.join(", ")),
+            };
+            results.push((what, cache.invalidate_many(args.keys.clone()).await));
         }
         for tag in &args.tag {
-            what.push(format!("tag {tag}"));
-            if args.soft { cache.expire_tag(tag).await } else { cache.invalidate_tag(tag).await }?;
+            let done = if args.soft { cache.expire_tag(tag).await } else { cache.invalidate_tag(tag).await };
+            results.push((format!("tag {tag}"), done));
         }
         for prefix in args.prefix.iter().map(String::as_str).chain(args.all.then_some("")) {
-            what.push(if prefix.is_empty() { "everything".into() } else { format!("prefix {prefix}") });
-            if args.soft { cache.expire_prefix(prefix).await } else { cache.invalidate_prefix(prefix).await }?;
+            let done = if args.soft { cache.expire_prefix(prefix).await } else { cache.invalidate_prefix(prefix).await };
+            results.push((if prefix.is_empty() { "everything".into() } else { format!("prefix {prefix}") }, done));
         }
-        writeln!(
-            out,
-            "{} in {}: {}",
-            if args.soft { "expired" } else { "invalidated" },
-            args.keyspace,
-            what.join(", ")
-        )?;
+        let verb = if args.soft { "expired" } else { "invalidated" };
+        let mut done = Vec::new();
+        let mut have_all_been_told = true;
+        for (what, result) in results {
+            match result {
+                Ok(()) => done.push(what),
+                Err(error) => {
+                    have_all_been_told = false;
+                    eprintln!("error: {}: {}", shown(&what), told(&error.into()));
+                }
+            }
+        }
+        if !done.is_empty() {
+            writeln!(out, "{verb} in {}: {}", args.keyspace, shown(&done.join(", ")))?;
+        }
+        if !have_all_been_told {
+            eprintln!(
+                "not everything was {verb}: run this again when what did not answer is back, for nobody makes up for it later"
+            );
+        }
         if !has_bus {
             eprintln!(
                 "note: keyspace {} has no bus: what services have in their own memory and on their disks lives until its time is over",
                 args.keyspace
             );
         }
-        Ok(exit::SUCCESS)
+        Ok(if have_all_been_told { exit::SUCCESS } else { exit::FAILURE })
     })
 }
 
@@ -253,7 +315,7 @@ pub fn tags(args: &Tags, out: &mut impl Write) -> anyhow::Result<u8> {
     runtime()?.block_on(async {
         let stores = open(&args.config.config).await?;
         let named = format!("{}:", args.keyspace);
-        for (name, tier) in tiers(&stores, &args.keyspace, args.tier.as_deref())? {
+        let have_all_answered = each_of(tiers(&stores, &args.keyspace, args.tier.as_deref())?, async |name, tier| {
             let mut groups = asked(name, tier, tier.groups()).await?;
             groups.sort_by_key(|version| std::cmp::Reverse(version.hard.max(version.soft)));
             for version in groups {
@@ -266,7 +328,8 @@ pub fn tags(args: &Tags, out: &mut impl Write) -> anyhow::Result<u8> {
                 match args.format {
                     ListFormat::Table => {
                         let text = if kind == "prefix" && text.is_empty() { "(everything)" } else { text };
-                        writeln!(out, "{name}  {kind:6}  {text}  hard {} soft {}", version.hard, version.soft)?;
+                        let (text, hard, soft) = (shown(text), version.hard, version.soft);
+                        writeln!(out, "{name}  {kind:6}  {text}  hard {hard} soft {soft}")?;
                     }
                     ListFormat::Json => {
                         let row = serde_json::json!({
@@ -276,8 +339,9 @@ pub fn tags(args: &Tags, out: &mut impl Write) -> anyhow::Result<u8> {
                     }
                 }
             }
-        }
-        Ok(exit::SUCCESS)
+            Ok(())
+        });
+        Ok(if have_all_answered.await? { exit::SUCCESS } else { exit::FAILURE })
     })
 }
 
@@ -316,9 +380,9 @@ fn list(writes: &[Logged], format: ListFormat, out: &mut impl Write) -> anyhow::
         }
         let what = write.value_bytes.map_or("a removal".into(), |bytes| format!("{bytes} bytes"));
         let at = humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_millis(write.logged_at));
-        writeln!(out, "{}  {at}  {}:{}  {what}", write.id, write.keyspace, write.key)?;
+        writeln!(out, "{}  {at}  {}:{}  {what}", write.id, shown(&write.keyspace), shown(&write.key))?;
         if let Some(reason) = &write.reason {
-            writeln!(out, "    {reason}")?;
+            writeln!(out, "    {}", shown(reason))?;
         }
     }
     Ok(())
@@ -338,98 +402,206 @@ struct Finding {
 /// # Errors
 /// What it found cannot be written.
 pub fn doctor(args: &Doctor, out: &mut impl Write) -> anyhow::Result<u8> {
-    let findings = runtime()?.block_on(examine(&args.config.config));
-    for finding in &findings {
-        match args.format {
-            ListFormat::Json => writeln!(out, "{}", serde_json::to_string(finding)?)?,
-            ListFormat::Table => {
-                let mark = if finding.well { "ok  " } else { "FAIL" };
-                writeln!(out, "{mark}  {}: {}", finding.what, finding.says)?;
+    runtime()?.block_on(async {
+        let mut is_well = true;
+        // Each is printed as soon as it is known and all before it are.
+        for (what, finding) in examine(&args.config.config) {
+            let result = finding.await.unwrap_or_else(|error| Err(format!("the check broke off: {error}")));
+            let well = result.is_ok();
+            is_well &= well;
+            let finding = Finding { what, well, says: result.unwrap_or_else(|says| says) };
+            match args.format {
+                ListFormat::Json => writeln!(out, "{}", serde_json::to_string(&finding)?)?,
+                ListFormat::Table => {
+                    let mark = if well { "ok  " } else { "FAIL" };
+                    writeln!(out, "{mark}  {}: {}", finding.what, shown(&finding.says))?;
+                }
             }
         }
-    }
-    Ok(if findings.iter().all(|finding| finding.well) { exit::SUCCESS } else { exit::FAILURE })
+        Ok(if is_well { exit::SUCCESS } else { exit::FAILURE })
+    })
 }
 
-async fn examine(path: &Path) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut found = |what: String, result: Result<String, String>| {
-        let (well, says) = match result {
-            Ok(says) => (true, says),
-            Err(says) => (false, says),
-        };
-        findings.push(Finding { what, well, says });
-    };
-    let file = path.display().to_string();
-    let config = match Config::read(path) {
-        Ok(config) => config,
-        Err(error) => {
-            found(file, Err(error.to_string()));
-            return findings;
-        }
-    };
-    found(file, Ok(format!("{} keyspaces", config.keyspaces().count())));
+/// What is said of a store that is set up for nothing.
+const UNUSED: &str = "no keyspace uses it, so it was not asked: name it in one, or leave it out";
+
+/// What is said of a thing; an error is what is wrong with it.
+type Says = Result<String, String>;
+
+/// All checks, in the order in which they are printed, and all under way at once.
+fn examine(path: &Path) -> Vec<(String, JoinHandle<Says>)> {
+    let mut checks = Vec::new();
+    let config = Config::read(path).map(Arc::new);
+    let says = config.as_ref().map_err(ToString::to_string).and_then(|config| {
+        config.check_variables().map_err(|error| error.to_string())?;
+        Ok(format!("{} keyspaces", config.keyspaces().count()))
+    });
+    checks.push((path.display().to_string(), tokio::spawn(async { says })));
+    let Ok(config) = config else { return checks };
+    let unused = config.unused();
+    let is_unused = |what: &str| unused.iter().any(|unused| unused == what);
+    let mut check = |what: String, finding: BoxFuture<'static, Says>| checks.push((what, tokio::spawn(finding)));
     if config.has_journal() {
+        let config = config.clone();
+        // It may hold writes from when one used it.
+        let note = if is_unused("journal") { "; no keyspace uses it" } else { "" };
+        check("journal".into(), Box::pin(async move { Ok(journal_of(&config).await? + note) }));
+    }
+    for name in config.disk_tiers().map(String::from) {
+        let config = config.clone();
+        let note = if is_unused(&format!("tier {name}")) { "; no keyspace uses it" } else { "" };
+        check(format!("tier {name}"), Box::pin(async move { Ok(disk(&config, &name).await? + note) }));
+    }
+    for name in config.tiers().map(String::from) {
+        let (config, what) = (config.clone(), format!("tier {name}"));
+        let is_unused = is_unused(&what);
+        check(what, Box::pin(async move { tier(&config, &name, is_unused).await }));
+    }
+    for name in config.buses().map(String::from) {
+        let (config, what) = (config.clone(), format!("bus {name}"));
+        let is_unused = is_unused(&what);
+        check(what, Box::pin(async move { bus(&config, &name, is_unused).await }));
+    }
+    for what in unused.iter().filter(|what| what.starts_with("source ")) {
+        check(what.clone(), Box::pin(async { Ok(UNUSED.into()) }));
+    }
+    for name in config.keyspaces().map(String::from) {
+        let (built, asked) = ((config.clone(), name.clone()), (config.clone(), name.clone()));
+        check(
+            format!("keyspace {name}"),
+            Box::pin(async move {
+                let (config, name) = built;
+                let checked = config.check_keyspace(&name).await.map_err(|error| error.to_string());
+                checked.map(|()| "the module takes its rule, and it can be built".into())
+            }),
+        );
+        if config.has_source(&name) {
+            check(
+                format!("keyspace {name}, source"),
+                Box::pin(async move {
+                    let (config, name) = asked;
+                    // Longer than the pool of connections waits, which says more.
+                    match timeout(2 * PATIENCE, config.check_source(&name)).await {
+                        Ok(Ok(says)) => Ok(says.unwrap_or_default()),
+                        Ok(Err(error)) => Err(error.to_string()),
+                        Err(_) => Err(format!("no answer within {:?}", 2 * PATIENCE)),
+                    }
+                }),
+            );
+        }
+    }
+    checks
+}
+
+async fn journal_of(config: &Config) -> Says {
+    match config.open_journal().await {
+        Ok(journal) => {
+            let stats = journal.stats();
+            let says = format!("{} writes wait, {} dead letters; no service has it open", stats.pending, stats.dead);
+            if stats.dead > 0 { Err(format!("{says}: see `larder journal dead`")) } else { Ok(says) }
+        }
         // A service that runs has it open, and that is well.
-        let opened = config.open_journal().await;
-        found(
-            "journal".into(),
-            match opened {
-                Ok(journal) => {
-                    let stats = journal.stats();
-                    let says =
-                        format!("{} writes wait, {} dead letters; no service has it open", stats.pending, stats.dead);
-                    if stats.dead > 0 { Err(format!("{says}: see `larder journal dead`")) } else { Ok(says) }
-                }
-                Err(ConfigError::Journal(JournalError::InUse(_))) => Ok("a service has it open".into()),
-                Err(error) => Err(error.to_string()),
-            },
-        );
+        Err(ConfigError::Journal(JournalError::InUse(_))) => Ok("a service has it open".into()),
+        Err(error) => Err(error.to_string()),
     }
-    for (name, path) in config.disk_tiers() {
-        // Not made by looking.
-        if !path.exists() {
-            found(format!("tier {name}"), Ok(format!("{} is not there yet", path.display())));
-            continue;
-        }
-        let result = match config.open_disk(name).await {
-            Ok(tier) => Ok(format!("{}: {} copies; no service has it open", tier.summary(), tier.entry_count())),
-            Err(ConfigError::Disk { source: DiskSetupError::InUse(_), .. }) => Ok("a service has it open".into()),
-            Err(error) => Err(error.to_string()),
-        };
-        found(format!("tier {name}"), result);
+}
+
+async fn disk(config: &Config, name: &str) -> Says {
+    // Not made by looking.
+    let path = config.disk_path(name).map_err(|error| error.to_string())?;
+    if !path.exists() {
+        return Ok(format!("{} is not there yet", path.display()));
     }
-    let stores = match config.for_operators().open().await {
-        Ok(stores) => stores,
-        Err(error) => {
-            found("stores".into(), Err(error.to_string()));
-            return findings;
-        }
+    match config.open_disk(name).await {
+        Ok(tier) => Ok(format!("{}: {} copies; no service has it open", tier.summary(), tier.entry_count())),
+        Err(ConfigError::Disk { source: DiskSetupError::InUse(_), .. }) => Ok("a service has it open".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn tier(config: &Config, name: &str, is_unused: bool) -> Says {
+    let tier = config.open_tier(name).await.map_err(|error| error.to_string())?;
+    if is_unused {
+        return Ok(UNUSED.into());
+    }
+    let began = Instant::now();
+    match timeout(PATIENCE, probe(&*tier)).await.unwrap_or(Err(TierError::TimedOut)) {
+        Ok(()) => Ok(format!("{} reads and writes in {:.1} ms", tier.summary(), began.elapsed().as_secs_f64() * 1e3)),
+        Err(error) => Err(format!("{}: {error}", tier.summary())),
+    }
+}
+
+/// Reads, keeps and takes away a copy of a key that nobody else has: a store may answer, and take nothing.
+async fn probe(tier: &dyn Tier) -> Result<(), TierError> {
+    const KEY: &str = "larder-doctor:probe";
+    let token = match tier.get(KEY).await?.token {
+        Some(token) => token,
+        None => tier.token(KEY).await?,
     };
-    for (name, tier) in stores.tiers() {
-        let began = Instant::now();
-        let answer = timeout(PATIENCE, tier.get("larder-doctor:probe")).await.unwrap_or(Err(TierError::TimedOut));
-        let answered = || format!("{} answers in {:.1} ms", tier.summary(), began.elapsed().as_secs_f64() * 1e3);
-        found(
-            format!("tier {name}"),
-            answer.map(|_| answered()).map_err(|error| format!("{}: {error}", tier.summary())),
-        );
+    let copy = FarCopy {
+        value: Some(Bytes::from_static(b"probe")),
+        validator: None,
+        tags: [].into(),
+        age_ms: 0,
+        // It goes by itself, should it not be taken away.
+        fresh_ms: 5_000,
+        stale_ms: 0,
+        rescue_ms: 0,
+        early_us: 0,
+        cost_us: 0,
+    };
+    // Another doctor may have been faster.
+    tier.put(KEY, copy, token, false).await?;
+    tier.invalidate(&Scope::Keys(vec![KEY.into()]), false).await
+}
+
+/// Hears nothing but that it would.
+#[derive(Default)]
+struct Ear {
+    hears: Notify,
+}
+
+impl Listener for Ear {
+    fn hear<'a>(&'a self, _: &'a News) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
     }
-    for keyspace in config.keyspaces() {
-        let what = format!("keyspace {keyspace}");
-        found(
-            what.clone(),
-            match config.check_rules(keyspace) {
-                Ok(()) => Ok("the module takes its rule".into()),
-                Err(error) => Err(error.to_string()),
-            },
-        );
-        match timeout(PATIENCE, config.check_source(keyspace)).await {
-            Ok(Ok(None)) => {}
-            Ok(Ok(Some(says))) => found(format!("{what}, source"), Ok(says)),
-            Ok(Err(error)) => found(format!("{what}, source"), Err(error.to_string())),
-            Err(_) => found(format!("{what}, source"), Err(format!("no answer within {PATIENCE:?}"))),
+
+    fn lose_track(&self) {}
+
+    fn trust_until(&self, until: tokio::time::Instant) {
+        if until > tokio::time::Instant::now() {
+            self.hears.notify_one();
         }
     }
-    findings
+}
+
+async fn bus(config: &Config, name: &str, is_unused: bool) -> Says {
+    let bus = config.open_bus(name).map_err(|error| error.to_string())?;
+    if is_unused {
+        return Ok(UNUSED.into());
+    }
+    let ear = Arc::new(Ear::default());
+    let listener: Arc<dyn Listener> = ear.clone();
+    bus.join(Arc::downgrade(&listener));
+    let began = Instant::now();
+    // News of nothing, in a keyspace that nobody has.
+    let news = News { keyspace: "larder-doctor".into(), scope: Scope::Keys(Vec::new()), soft: false };
+    let told = timeout(PATIENCE, bus.announce(&listener, news)).await.unwrap_or(Err(TierError::TimedOut));
+    told.map_err(|error| format!("{}: {error}", bus.summary()))?;
+    let heard = timeout(PATIENCE, ear.hears.notified()).await;
+    heard.map_err(|_| {
+        format!("{}: nothing is heard from it: see whether it refuses to write (memory, rights)", bus.summary())
+    })?;
+    Ok(format!("{} carries news in {:.1} ms", bus.summary(), began.elapsed().as_secs_f64() * 1e3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_does_not_command_the_terminal() {
+        assert_eq!(shown("plain ü"), "plain ü");
+        assert_eq!(shown("a\u{1b}[2Jb\nc\u{9b}\u{202e}"), "a\\u{1b}[2Jb\\nc\\u{9b}\\u{202e}");
+    }
 }

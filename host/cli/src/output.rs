@@ -72,6 +72,15 @@ pub fn write(runs: &[Run], format: Format, out: &mut impl Write) -> io::Result<(
     }
 }
 
+/// The error and what caused it, each once: some messages quote their cause in the middle, before the next step.
+pub fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        _ if told.contains(&cause) => told,
+        _ => told + ": " + &cause,
+    })
+}
+
 /// A number with its thousands apart.
 pub fn grouped(n: u64) -> String {
     let digits = n.to_string();

@@ -36,6 +36,18 @@ fn the_list_and_each_card() {
 }
 
 #[test]
+fn what_a_rule_may_set_is_on_the_card_of_patterns() {
+    let directory = scratch("patterns");
+    let shown = text(&larder("policy inspect patterns", &directory).stdout);
+    for part in ["larder:policy/patterns-module@0.1.0", "\n  ttl-ms=", "\n  stale-if-error-ms="] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let card = larder("policy inspect patterns --format json", &directory);
+    let card: Value = serde_json::from_slice(&card.stdout).expect("JSON");
+    assert_eq!((&card["name"], &card["roles"]), (&"patterns".into(), &serde_json::json!(["patterns"])));
+}
+
+#[test]
 fn a_file_is_inspected() {
     let directory = scratch("inspect");
     let bytes = Guest::default().build();

@@ -54,9 +54,13 @@ fn write_config(directory: &TempDir, port: u16) -> PathBuf {
 }
 
 fn redis() -> Option<live::Server> {
+    redis_with(&[])
+}
+
+fn redis_with(options: &[&str]) -> Option<live::Server> {
     let program = live::or_skip("redis-server", "redis-server")?;
     Some(live::Server::start(&program, |command, port, directory| {
-        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--requirepass", "sesame"]);
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--requirepass", "sesame"]).args(options);
         command.args(["--save", "", "--dir"]).arg(directory);
     }))
 }
@@ -124,6 +128,8 @@ fn an_operator_looks_and_invalidates() {
 
     let (code, _, err) = larder(&config, &["invalidate", "products"]);
     assert_eq!(code, 2, "nothing is invalidated without a word on what: {err}");
+    let (code, _, err) = larder(&config, &["invalidate", "products", "--prefix", ""]);
+    assert!(code == 2 && err.contains("write --all"), "{err}");
     let (code, _, err) = larder(&config, &["keys", "product"]);
     assert!(code == 1 && err.contains("did you mean `products`?"), "{err}");
 }
@@ -137,9 +143,18 @@ fn a_dead_store_is_named() {
     let (code, out, _) = larder(&config, &["doctor"]);
     assert_eq!(code, 1);
     assert!(out.lines().any(|line| line.starts_with("FAIL  tier shared: Redis")), "{out}");
+    assert!(out.lines().any(|line| line.starts_with("FAIL  bus news: Redis")), "{out}");
     assert!(out.lines().any(|line| line.starts_with("ok    keyspace products")), "{out}");
     assert!(out.lines().any(|line| line.starts_with("FAIL  keyspace orders") && line.contains("write")), "{out}");
     assert!(!out.contains("sesame"), "{out}");
+    // What nobody uses is not asked, but must make sense: a service opens it, too.
+    let text = "[tier.a]\nredis = 'redis://127.0.0.1:1'\n[source.b]\nhttp = 'http://${NOWHERE_SET}'\n";
+    std::fs::write(&config, format!("{text}[keyspace.k]\ncapacity = 1")).unwrap();
+    let (code, out, _) = larder(&config, &["doctor"]);
+    assert!(code == 1 && out.starts_with("FAIL") && out.contains("source.b.http: the variable NOWHERE_SET"), "{out}");
+    for line in ["ok    tier a: no keyspace uses it", "ok    source b: no keyspace uses it"] {
+        assert!(out.contains(line), "{out}");
+    }
     let (code, _, err) = larder(Path::new("nowhere.toml"), &["doctor"]);
     assert_eq!(code, 1, "{err}");
 }
@@ -157,7 +172,63 @@ fn the_doctor_finds_all_well() {
     for line in out.lines() {
         assert_eq!(serde_json::from_str::<Json>(line).unwrap()["well"], json!(true), "{line}");
     }
-    assert_eq!(out.lines().count(), 5, "the file, the journal, the tier, two rules: {out}");
+    assert_eq!(out.lines().count(), 6, "the file, the journal, the tier, the bus, two rules: {out}");
+    assert!(out.contains("no keyspace uses it"), "the journal: {out}");
+    let (_, out, err) = larder(&config, &["keys", "products"]);
+    assert_eq!(out, "", "nothing is left: {err}");
+}
+
+#[test]
+fn the_doctor_finds_a_store_that_takes_nothing() {
+    let Some(server) = redis_with(&["--maxmemory", "1", "--maxmemory-policy", "noeviction"]) else { return };
+    let directory = TempDir::new().unwrap();
+    let config = write_config(&directory, server.port);
+    let (code, out, _) = larder(&config, &["doctor"]);
+    assert_eq!(code, 1);
+    for line in ["FAIL  tier shared: Redis", "FAIL  bus news: Redis"] {
+        assert!(out.lines().any(|found| found.starts_with(line) && found.contains("memory")), "{out}");
+    }
+}
+
+#[test]
+fn a_dead_tier_does_not_hide_the_others() {
+    let Some(server) = redis() else { return };
+    let directory = TempDir::new().unwrap();
+    let config = write_config(&directory, server.port);
+    let runtime = runtime();
+    runtime.block_on(async {
+        let products = service(&config).await;
+        let loaded = Loaded::value(json!(1)).tag("re\u{1b}[31md");
+        products.insert("pe\u{1b}[2Jar".into(), Written::with(loaded)).await.unwrap();
+    });
+
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace(r#"tiers = ["shared"]"#, r#"tiers = ["dead", "shared", "own"]"#);
+    let dead = live::free_port();
+    let text = format!("{text}\n[tier.dead]\nredis = 'redis://127.0.0.1:{dead}'\n[tier.own]\ndisk = 'own.cache'");
+    std::fs::write(&config, text).unwrap();
+    let (code, out, err) = larder(&config, &["keys", "products"]);
+    assert_eq!((code, out.as_str()), (1, "pe\\u{1b}[2Jar\n"), "{err}");
+    assert!(err.contains("tier `dead` (Redis"), "{err}");
+    let (code, out, err) = larder(&config, &["get", "products", "pe\u{1b}[2Jar"]);
+    assert!(code == 1 && out.contains("shared (Redis") && out.contains("re\\u{1b}[31md"), "{out}{err}");
+    assert!(err.contains("tier `dead` (Redis"), "{err}");
+    let (code, out, err) = larder(&config, &["tags", "products"]);
+    assert!(code == 1 && err.contains("tier `dead` (Redis"), "{out}{err}");
+    let (code, _, err) = larder(&config, &["get", "products", "pear", "--tier", "own"]);
+    assert!(code == 1 && err.contains("the service's own disk"), "{err}");
+
+    // Whatever cannot be reached, the rest is done, and what failed is named.
+    let (code, _, err) =
+        larder(&config, &["invalidate", "products", "pe\u{1b}[2Jar", "plum", "--tag", "red", "--prefix", "x"]);
+    assert_eq!(code, 1, "{err}");
+    for words in ["plum", "tag red", "prefix x", "run this again"] {
+        assert!(err.contains(words), "{words} is not in\n{err}");
+    }
+    let (_, out, _) = larder(&config, &["keys", "products", "--tier", "shared"]);
+    assert_eq!(out, "");
+    let (_, out, _) = larder(&config, &["tags", "products", "--tier", "shared"]);
+    assert!(out.contains("red") && out.contains('x'), "{out}");
 }
 
 #[test]
@@ -203,7 +274,7 @@ fn an_operator_reads_the_journal() {
     let id = letter["id"].as_str().unwrap();
     let (code, out, _) = larder(&config, &["journal", "retry", id]);
     assert!(code == 0 && out.contains("is a write again"), "{out}");
-    let (_, out, _) = larder(&config, &["journal", "list"]);
+    let (_, out, _) = larder(Path::new("nowhere.toml"), &["journal", "list", "-c", config.to_str().unwrap()]);
     assert!(out.contains(id) && out.contains("orders:o-1"), "{out}");
     let (code, _, err) = larder(&config, &["journal", "discard", id]);
     assert!(code == 1, "it is no dead letter now: {err}");

@@ -30,9 +30,15 @@
 //! ```
 //!
 //! Stores have names, so that two keyspaces can share one: [`Config::open`] makes each once, and
-//! [`Stores::keyspace`] a [`TieredBuilder`] with all that the file says. `${NAME}` stands for a variable of the environment
-//! (`$$` for a dollar sign); what came from there, and whatever looks like a password, is never printed. Times are written
-//! as `250ms`, `60s`, `1h 30m`; sizes as `64KiB`, `10MB`.
+//! [`Stores::keyspace`] a [`TieredBuilder`] with all that the file says. Times are written as `250ms`, `60s`, `1h 30m`; sizes as
+//! `64KiB`, `10MB`.
+//!
+//! In addresses of stores, in paths, and in the `url` of a keyspace's source, `${NAME}` stands for a variable of the
+//! environment, and `$$` for a dollar sign. What is in a variable is taken as it is, but for one place: as the user or the
+//! password of a URL (`redis://app:${PASSWORD}@host`) it is percent-encoded, so that a password may have `/`, `#`, `?` and `@`
+//! in it. So a variable there is a user or a password and not both, and is not encoded already; a URL that is a variable as a
+//! whole (`${REDIS_URL}`) is to be encoded by whoever sets it. Addresses are never printed whole, and no error repeats a line
+//! of the file.
 //!
 //! The tables, and what may stand in them:
 //!
@@ -40,12 +46,12 @@
 //! |---|---|
 //! | `[patterns]` | `file`, `sha256`: another module than the built-in one |
 //! | `[tier.NAME]` | one of `redis`, `redis-cluster`, `memcached`, `disk` (a file), `memory` (entries); `prefix`, `max-value`; `max-bytes` and `policy` of a `disk` |
-//! | `[bus.NAME]` | `redis` |
-//! | `[source.NAME]` | one of `postgres`, `mysql`, `http`; `max-connections`, `timeout` |
+//! | `[bus.NAME]` | one of `redis`, `redis-cluster`; `prefix` |
+//! | `[source.NAME]` | one of `postgres`, `mysql`, `http`; `timeout`; `max-connections` of a database |
 //! | `[journal]` | `path`; `max-entries`, `max-bytes`, `flush-after`, `flush-batch` |
 //! | `[keyspace.NAME]` | `capacity` (entries) or `max-bytes`; `policy`, `tiers`, `bus`, `journal`, `key` (`text` or `integer`: how operators' commands ask the source), `codec` (`json`, `postcard`), `compress-above`, `tier-timeout`, `load-timeout`, `save-timeout`, `max-refreshes` |
 //! | `[keyspace.NAME.source]` | `from`; for SQL `load`, `load-many`, `save`, `save-many`, `remove`, `remove-many`, `ttl-ms-column`, `tags-column`, `version-column`; for HTTP `url` (what comes after the source's, with `{key}`), `put`, `delete` (whether it can be saved to) |
-//! | `[keyspace.NAME.rule]` | what the module's card lists: `larder policy inspect` shows it. `ttl = "60s"` is `ttl-ms = 60000` |
+//! | `[keyspace.NAME.rule]` | what the module's card lists: `larder policy inspect patterns` (or the module's file) shows it. `ttl = "60s"` is `ttl-ms = 60000` |
 
 // A file may name any store, and is told which feature it needs: so all tables are read, and what is in them is used where the
 // adapters are.
@@ -53,6 +59,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,10 +78,13 @@ use crate::tiered::HttpSource;
 use crate::tiered::MemcachedTier;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 use crate::tiered::sql::{SqlBuildError, SqlBuilder, SqlDatabase, SqlSource};
-use crate::tiered::{self, Bus, Codec, Journal, JournalError, Key, MemoryTier, Tier};
+use crate::tiered::{
+    self, BoxFuture, Bus, Codec, FarCopy, Journal, JournalError, Key, Looked, MemoryTier, Put, Scope, Source, Tier,
+    TierError, Token,
+};
 #[cfg(feature = "redis")]
 use crate::tiered::{RedisBus, RedisServer, RedisTier};
-use crate::{Cache, Patterns, Policy, PolicyError, TieredBuilder, Value};
+use crate::{Cache, Patterns, PatternsModule, Policy, PolicyError, TieredBuilder, Value};
 
 /// What a file says. See the [module](self).
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -82,6 +92,9 @@ use crate::{Cache, Patterns, Policy, PolicyError, TieredBuilder, Value};
 pub struct Config {
     #[serde(skip)]
     origin: Option<PathBuf>,
+    /// Whether what refers to the environment has been replaced.
+    #[serde(skip)]
+    is_resolved: bool,
     #[serde(default)]
     patterns: Option<ModuleTable>,
     #[serde(default)]
@@ -153,31 +166,53 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl Secret {
-    /// With what the environment has.
-    fn resolve(&self, setting: &str, variable: impl Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
-        let mut out = String::new();
-        let mut rest = self.0.as_str();
-        while let Some(at) = rest.find('$') {
-            out.push_str(&rest[..at]);
-            rest = &rest[at + 1..];
-            if let Some(after) = rest.strip_prefix('$') {
-                out.push('$');
-                rest = after;
-                continue;
-            }
-            let name = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));
-            let Some((name, after)) = name else {
-                return Err(wrong(setting, "a `$` without a name: write ${NAME} for a variable, or $$ for the sign"));
-            };
-            let value = variable(name).ok_or_else(|| {
-                wrong(setting, format!("the variable {name} is not set in the environment: set it, or write the value"))
-            })?;
-            out.push_str(&value);
+/// A text with what the environment has in place of what refers to it.
+fn expanded(text: &str, setting: &str, variable: &impl Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
+    let login = login_of(text);
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let is_login = login.contains(&(text.len() - rest.len() + at));
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            out.push('$');
             rest = after;
+            continue;
         }
-        out.push_str(rest);
-        Ok(out)
+        let name = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));
+        let Some((name, after)) = name else {
+            return Err(wrong(setting, "a `$` without a name: write ${NAME} for a variable, or $$ for the sign"));
+        };
+        let value = variable(name).ok_or_else(|| {
+            wrong(setting, format!("the variable {name} is not set in the environment: set it, or write the value"))
+        })?;
+        if is_login {
+            percent_encode(&value, &mut out)
+        } else {
+            out.push_str(&value)
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// Where user and password stand in a URL; nowhere, if it has none, or is none.
+fn login_of(url: &str) -> Range<usize> {
+    let Some(begin) = url.find("://").map(|at| at + 3) else { return 0..0 };
+    let authority = &url[begin..];
+    let authority = &authority[..authority.find(['/', '?', '#']).unwrap_or(authority.len())];
+    authority.rfind('@').map_or(0..0, |at| begin..begin + at)
+}
+
+/// All but what RFC 3986 calls unreserved.
+fn percent_encode(text: &str, out: &mut String) {
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte.into()),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
     }
 }
 
@@ -234,7 +269,8 @@ struct TierTable {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct BusTable {
-    redis: Secret,
+    redis: Option<Secret>,
+    redis_cluster: Option<Vec<Secret>>,
     prefix: Option<String>,
 }
 
@@ -335,6 +371,9 @@ struct QueriesTable {
     delete: bool,
 }
 
+/// Why a limit of no time is refused.
+const NO_TIME: &str = "within no time nothing is ever answered: set more, or leave it out";
+
 /// What is set of several that exclude each other.
 fn one_of<'a>(table: &str, given: &[(&'a str, bool)]) -> Result<&'a str, ConfigError> {
     let names = || given.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
@@ -362,12 +401,8 @@ impl Config {
     /// [`ConfigError`], which says where, and what to do. What the rules say is checked when a keyspace is built, by the
     /// module.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        let config: Config = toml::from_str(text).map_err(|error| {
-            let message = error.to_string();
-            let meant =
-                did_you_mean(error.message()).map(|near| format!("did you mean `{near}`?\n")).unwrap_or_default();
-            ConfigError::Syntax { place: String::new(), message: format!("{message}{meant}") }
-        })?;
+        let config: Config = toml::from_str(text)
+            .map_err(|error| ConfigError::Syntax { place: String::new(), message: told(text, &error) })?;
         config.check()?;
         Ok(config)
     }
@@ -405,14 +440,29 @@ impl Config {
     /// There is no such keyspace, or a value is none that a parameter can have.
     pub fn rules(&self, keyspace: &str) -> Result<Vec<(String, Value)>, ConfigError> {
         let table = known("keyspace", keyspace, "keyspace", &self.keyspace)?;
-        table.rule.iter().map(|(name, value)| parameter(&format!("keyspace.{keyspace}.rule"), name, value)).collect()
+        let place = format!("keyspace.{keyspace}.rule");
+        let mut rules: Vec<(String, Value)> = Vec::with_capacity(table.rule.len());
+        for (written, value) in &table.rule {
+            let (name, value) = parameter(&place, written, value)?;
+            if rules.iter().any(|(known, _)| *known == name) {
+                let short = name.trim_end_matches("-ms");
+                let message = format!("`{short}` as a time and `{name}` are the same: keep one of them");
+                return Err(wrong(format!("{place}.{short}"), message));
+            }
+            rules.push((name, value));
+        }
+        Ok(rules)
     }
 
     /// What can be told before anything is opened.
     fn check(&self) -> Result<(), ConfigError> {
+        let is_zero = |time: Option<Duration>| time.is_some_and(|time| time.is_zero());
         for (name, tier) in &self.tier {
             let place = format!("tier.{name}");
             let kind = tier.kind(&place)?;
+            if tier.memory == Some(0) {
+                return Err(wrong(format!("{place}.memory"), "a bound of 0 keeps nothing: set 1 or more"));
+            }
             let idle = [
                 ("prefix", tier.prefix.is_some() && matches!(kind, "disk" | "memory")),
                 ("max-bytes", tier.max_bytes.is_some() && kind != "disk"),
@@ -425,8 +475,25 @@ impl Config {
                 ));
             }
         }
+        for (name, bus) in &self.bus {
+            bus.kind(&format!("bus.{name}"))?;
+        }
         for (name, source) in &self.source {
-            source.kind(&format!("source.{name}"))?;
+            let place = format!("source.{name}");
+            let kind = source.kind(&place)?;
+            if source.max_connections.is_some() && kind == "http" {
+                return Err(wrong(
+                    format!("{place}.max-connections"),
+                    "an HTTP source has no use for it: leave it out",
+                ));
+            }
+            if source.max_connections == Some(0) {
+                let message = "without connections nothing can be asked: set 1 or more, or leave it out for 10";
+                return Err(wrong(format!("{place}.max-connections"), message));
+            }
+            if is_zero(source.timeout) {
+                return Err(wrong(format!("{place}.timeout"), NO_TIME));
+            }
         }
         for (name, keyspace) in &self.keyspace {
             let place = format!("keyspace.{name}");
@@ -439,8 +506,28 @@ impl Config {
                 (Some(0), _) | (_, Some(0)) => return Err(wrong(place, "a bound of 0 keeps nothing: set 1 or more")),
                 _ => {}
             }
-            for tier in &keyspace.tiers {
+            let limits = [
+                ("tier-timeout", keyspace.tier_timeout),
+                ("load-timeout", keyspace.load_timeout),
+                ("save-timeout", keyspace.save_timeout),
+            ];
+            if let Some((setting, _)) = limits.into_iter().find(|(_, limit)| is_zero(*limit)) {
+                return Err(wrong(format!("{place}.{setting}"), NO_TIME));
+            }
+            if keyspace.max_refreshes == Some(0) {
+                let message = "nothing would ever be refreshed in the background: set 1 or more; where nothing is to be, leave \
+                               `stale-while-revalidate` out of the rule";
+                return Err(wrong(format!("{place}.max-refreshes"), message));
+            }
+            for (at, tier) in keyspace.tiers.iter().enumerate() {
                 known(&format!("{place}.tiers"), tier, "tier", &self.tier)?;
+                if keyspace.tiers[..at].contains(tier) {
+                    let message = format!("`{tier}` is there twice: name each tier once, the nearest first");
+                    return Err(wrong(format!("{place}.tiers"), message));
+                }
+            }
+            if keyspace.tiers.len() > 7 {
+                return Err(wrong(format!("{place}.tiers"), "there are more than 7: keep 7 at most"));
             }
             if let Some(bus) = &keyspace.bus {
                 known(&format!("{place}.bus"), bus, "bus", &self.bus)?;
@@ -464,6 +551,11 @@ impl Config {
                         ));
                     }
                     _ => {}
+                }
+                if let Some((setting, use_instead)) = source.idle(is_http) {
+                    let kind = if is_http { "HTTP" } else { "SQL" };
+                    let message = format!("a source over {kind} has no use for it: {use_instead}");
+                    return Err(wrong(format!("{place}.source.{setting}"), message));
                 }
                 if is_http != source.url.is_some() {
                     let message =
@@ -516,17 +608,22 @@ impl Config {
     pub async fn open_with(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Stores, ConfigError> {
         let mut config = self.clone();
         config.resolve(&variable)?;
+        config.open_resolved().await
+    }
+
+    async fn open_resolved(self) -> Result<Stores, ConfigError> {
+        let config = self;
         let patterns = config.patterns();
         let mut tiers = BTreeMap::new();
         for (name, table) in &config.tier {
-            tiers.insert(name.clone(), config.open_tier(&format!("tier.{name}"), table).await?);
+            tiers.insert(name.clone(), config.open_tier_of(&format!("tier.{name}"), table).await?);
         }
         let mut buses = BTreeMap::new();
         for (name, table) in &config.bus {
             buses.insert(name.clone(), open_bus(&format!("bus.{name}"), table)?);
         }
         let journal = match &config.journal {
-            Some(_) => Some(config.open_journal().await?),
+            Some(table) => Some(config.open_journal_of(table).await?),
             None => None,
         };
         Ok(Stores { config, patterns, tiers, buses, journal })
@@ -552,28 +649,92 @@ impl Config {
         config
     }
 
-    /// Has the module look at the rule of a keyspace, and opens no store for that.
+    /// Has all that is checked when a service builds a keyspace checked: its eviction policy, its source, what its tiers can
+    /// do, and its rule by the module. No store is asked, and what a service alone may open is not opened. To be called within
+    /// a tokio runtime.
     ///
     /// # Errors
-    /// The module cannot be loaded, or refuses the rule.
-    pub fn check_rules(&self, keyspace: &str) -> Result<(), ConfigError> {
+    /// What a service would be told.
+    pub async fn check_keyspace(&self, keyspace: &str) -> Result<(), ConfigError> {
+        let config = self.of_keyspace(keyspace)?.resolved()?;
+        match known("keyspace", keyspace, "keyspace", &config.keyspace)?.key {
+            KeyName::Text => config.check_keyspace_of::<String>(keyspace).await,
+            KeyName::Integer => config.check_keyspace_of::<i64>(keyspace).await,
+        }
+    }
+
+    async fn check_keyspace_of<K: Key>(mut self, keyspace: &str) -> Result<(), ConfigError> {
+        let rules = self.rules(keyspace)?;
+        let mut tiers: BTreeMap<String, Arc<dyn Tier>> = BTreeMap::new();
+        for (name, table) in &self.tier {
+            let place = format!("tier.{name}");
+            let tier = match (&table.disk, &table.policy) {
+                (Some(_), policy) => {
+                    let policy = policy.as_ref().map(|policy| self.policy(policy).and_then(|policy| policy.load()));
+                    policy.transpose().map_err(|error| wrong(format!("{place}.policy"), error))?;
+                    Arc::new(OnDisk)
+                }
+                (None, _) => self.open_tier_of(&place, table).await?,
+            };
+            tiers.insert(name.clone(), tier);
+        }
         let table = known("keyspace", keyspace, "keyspace", &self.keyspace)?;
-        let has = |query: fn(&QueriesTable) -> bool| table.source.as_ref().is_some_and(query);
+        let place = format!("keyspace.{keyspace}");
+        let source = match &table.source {
+            Some(queries) => Some(self.source_of::<K, Json>(&format!("{place}.source"), queries)?),
+            None => None,
+        };
+        let far: Vec<_> = table.tiers.iter().filter_map(|name| tiers.get(name)).collect();
         let given = [
-            (Abilities::LOADS, has(|source| source.load.is_some() || source.url.is_some())),
-            (Abilities::SAVES, has(|source| source.save.is_some() || source.put)),
+            (Abilities::LOADS, source.as_ref().is_some_and(|source| source.loads())),
+            (Abilities::SAVES, source.as_ref().is_some_and(|source| source.saves())),
             (Abilities::LOGS, table.journal),
             (Abilities::ANNOUNCES, table.bus.is_some()),
-            (Abilities::LEASES, !table.tiers.is_empty()),
+            (Abilities::LEASES, far.iter().any(|tier| tier.leases())),
         ];
-        let rules = self.rules(keyspace)?;
-        let place = |error| wrong(format!("keyspace.{keyspace}.rule"), error);
-        let module = self.patterns().load().map_err(|error| wrong("patterns", error))?;
-        let is_shared =
-            |name: &String| self.tier.get(name).is_some_and(|table| table.disk.is_none() && table.memory.is_none());
-        let shared = table.tiers.iter().zip(1..8).filter(|(name, _)| is_shared(name));
+        let shared = far.iter().zip(1..8).filter(|(tier, _)| tier.is_shared());
         let shared = shared.fold(0u8, |all, (_, at)| all | 1 << at);
-        tiered::check_rule(&module, keyspace, (table.tiers.len(), shared), &given, &rules).map_err(place)
+        let module = self.patterns().load().map_err(|error| wrong("patterns", error))?;
+        check_units(&format!("{place}.rule"), &module, &rules)?;
+        tiered::check_rule(&module, keyspace, (far.len(), shared), &given, &rules)
+            .map_err(|error| wrong(format!("{place}.rule"), error))?;
+        // The rest as a service would, without what would join it to others: its rule has been looked at.
+        for table in self.keyspace.values_mut() {
+            table.rule.clear();
+            (table.bus, table.journal) = (None, false);
+        }
+        let patterns = self.patterns();
+        let stores = Stores { config: self, patterns, tiers, buses: BTreeMap::new(), journal: None };
+        stores.keyspace::<K, Json>(keyspace)?.build().map_err(|error| wrong(place, error)).map(drop)
+    }
+
+    /// This keyspace with what it uses, so that what is wrong elsewhere does not matter.
+    fn of_keyspace(&self, keyspace: &str) -> Result<Config, ConfigError> {
+        let table = known("keyspace", keyspace, "keyspace", &self.keyspace)?;
+        let mut config = self.clone();
+        config.keyspace.retain(|name, _| name == keyspace);
+        config.tier.retain(|name, _| table.tiers.contains(name));
+        config.bus.retain(|name, _| table.bus.as_ref() == Some(name));
+        config.source.retain(|name, _| table.source.as_ref().is_some_and(|source| source.from == *name));
+        config.journal = None;
+        Ok(config)
+    }
+
+    /// What is set up and no keyspace uses, as `tier NAME`, `bus NAME`, `source NAME` and `journal`.
+    pub fn unused(&self) -> Vec<String> {
+        let used = |is: &dyn Fn(&KeyspaceTable) -> bool| self.keyspace.values().any(is);
+        let tiers = self.tier.keys().filter(|name| !used(&|table| table.tiers.contains(name)));
+        let buses = self.bus.keys().filter(|name| !used(&|table| table.bus.as_ref() == Some(name)));
+        let is_from =
+            |table: &KeyspaceTable, name: &String| table.source.as_ref().is_some_and(|source| source.from == *name);
+        let sources = self.source.keys().filter(|name| !used(&|table| is_from(table, name)));
+        let journal = self.journal.is_some() && !used(&|table| table.journal);
+        tiers
+            .map(|name| format!("tier {name}"))
+            .chain(buses.map(|name| format!("bus {name}")))
+            .chain(sources.map(|name| format!("source {name}")))
+            .chain(journal.then(|| "journal".into()))
+            .collect()
     }
 
     fn patterns(&self) -> Patterns {
@@ -588,8 +749,7 @@ impl Config {
     /// # Errors
     /// It cannot be set up or reached, or refuses a query.
     pub async fn check_source(&self, keyspace: &str) -> Result<Option<String>, ConfigError> {
-        let mut config = self.clone();
-        config.resolve(&|name| std::env::var(name).ok())?;
+        let config = self.of_keyspace(keyspace)?.resolved()?;
         let table = known("keyspace", keyspace, "keyspace", &config.keyspace)?;
         match table.key {
             KeyName::Text => config.check_source_of::<String>(keyspace, table).await,
@@ -641,9 +801,29 @@ fn lacking(place: &str, feature: &str) -> ConfigError {
 impl Config {
     /// Puts what the environment has in place of what refers to it.
     fn resolve(&mut self, variable: &impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+        if self.is_resolved {
+            return Ok(());
+        }
         let put = |secret: &mut Secret, place: String| -> Result<(), ConfigError> {
-            secret.0 = secret.resolve(&place, variable)?;
+            secret.0 = expanded(&secret.0, &place, variable)?;
+            let after_login = &secret.0[login_of(&secret.0).end..];
+            // In HTTP a path may have such a sign, and Memcached has no logins at all.
+            let has_login = !place.ends_with(".http") && !place.ends_with(".memcached");
+            if has_login && login_of(&secret.0).is_empty() && after_login.contains('@') {
+                let message = "an `@` after the host's end: write `/`, `?`, `#` and `@` of a user or a password as %2F, %3F, %23 \
+                               and %40, or put each into a variable";
+                return Err(wrong(place, message));
+            }
             Ok(())
+        };
+        let put_path = |path: &mut PathBuf, place: String| -> Result<(), ConfigError> {
+            // It came from a text.
+            *path = expanded(&path.to_string_lossy(), &place, variable)?.into();
+            Ok(())
+        };
+        let put_module = |policy: &mut Option<PolicyTable>, place: String| match policy {
+            Some(PolicyTable::Module(module)) => put_path(&mut module.file, place),
+            _ => Ok(()),
         };
         for (name, table) in &mut self.tier {
             let single = [("redis", &mut table.redis), ("memcached", &mut table.memcached)];
@@ -653,9 +833,18 @@ impl Config {
             for secret in table.redis_cluster.iter_mut().flatten() {
                 put(secret, format!("tier.{name}.redis-cluster"))?;
             }
+            if let Some(path) = &mut table.disk {
+                put_path(path, format!("tier.{name}.disk"))?;
+            }
+            put_module(&mut table.policy, format!("tier.{name}.policy.file"))?;
         }
         for (name, table) in &mut self.bus {
-            put(&mut table.redis, format!("bus.{name}.redis"))?;
+            if let Some(secret) = &mut table.redis {
+                put(secret, format!("bus.{name}.redis"))?;
+            }
+            for secret in table.redis_cluster.iter_mut().flatten() {
+                put(secret, format!("bus.{name}.redis-cluster"))?;
+            }
         }
         for (name, table) in &mut self.source {
             let given = [("postgres", &mut table.postgres), ("mysql", &mut table.mysql), ("http", &mut table.http)];
@@ -663,10 +852,83 @@ impl Config {
                 put(secret, format!("source.{name}.{kind}"))?;
             }
         }
+        if let Some(table) = &mut self.journal {
+            put_path(&mut table.path, "journal.path".into())?;
+        }
+        if let Some(module) = &mut self.patterns {
+            put_path(&mut module.file, "patterns.file".into())?;
+        }
+        for (name, table) in &mut self.keyspace {
+            put_module(&mut table.policy, format!("keyspace.{name}.policy.file"))?;
+            if let Some(url) = table.source.as_mut().and_then(|source| source.url.as_mut()) {
+                *url = expanded(url, &format!("keyspace.{name}.source.url"), variable)?;
+            }
+        }
+        self.is_resolved = true;
         Ok(())
     }
 
-    async fn open_tier(&self, place: &str, table: &TierTable) -> Result<Arc<dyn Tier>, ConfigError> {
+    /// Whether the environment has all that the file refers to, without which no store is opened.
+    ///
+    /// # Errors
+    /// A variable is not set, or what it makes is no address.
+    pub fn check_variables(&self) -> Result<(), ConfigError> {
+        self.clone().resolved().map(drop)
+    }
+
+    /// As the environment of this process has it.
+    fn resolved(mut self) -> Result<Config, ConfigError> {
+        self.resolve(&|name| std::env::var(name).ok())?;
+        Ok(self)
+    }
+
+    /// Nothing but one table of this kind, as the environment has it.
+    fn only<T: Clone>(
+        &self,
+        place: &str,
+        name: &str,
+        tables: fn(&mut Config) -> &mut BTreeMap<String, T>,
+    ) -> Result<(Config, T), ConfigError> {
+        let mut config = Config { origin: self.origin.clone(), is_resolved: self.is_resolved, ..Config::default() };
+        let mut all = self.clone();
+        let kind = place.split('.').next().unwrap_or_default();
+        tables(&mut config).insert(name.into(), known(place, name, kind, tables(&mut all))?.clone());
+        let mut config = config.resolved()?;
+        let table = known(place, name, kind, tables(&mut config))?.clone();
+        Ok((config, table))
+    }
+
+    /// The names of the tiers that do not lie on disk: those that can be looked into from outside.
+    pub fn tiers(&self) -> impl Iterator<Item = &str> {
+        self.tier.iter().filter(|(_, table)| table.disk.is_none()).map(|(name, _)| name.as_str())
+    }
+
+    /// The names of the buses.
+    pub fn buses(&self) -> impl Iterator<Item = &str> {
+        self.bus.keys().map(String::as_str)
+    }
+
+    /// Opens a tier, and nothing else.
+    ///
+    /// # Errors
+    /// There is none of this name, or its address makes no sense.
+    pub async fn open_tier(&self, name: &str) -> Result<Arc<dyn Tier>, ConfigError> {
+        let place = format!("tier.{name}");
+        let (config, table) = self.only(&place, name, |config| &mut config.tier)?;
+        config.open_tier_of(&place, &table).await
+    }
+
+    /// Opens a bus, and nothing else. To be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// There is none of this name, or its address makes no sense.
+    pub fn open_bus(&self, name: &str) -> Result<Arc<dyn Bus>, ConfigError> {
+        let place = format!("bus.{name}");
+        let (_, table) = self.only(&place, name, |config| &mut config.bus)?;
+        open_bus(&place, &table)
+    }
+
+    async fn open_tier_of(&self, place: &str, table: &TierTable) -> Result<Arc<dyn Tier>, ConfigError> {
         let most = table.max_value.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         if let Some(entries) = table.memory {
             let tier = MemoryTier::new(entries).map_err(|error| wrong(place, error))?;
@@ -697,9 +959,19 @@ impl Config {
         Err(lacking(place, table.kind(place)?.trim_end_matches("-cluster")))
     }
 
-    /// The tiers that lie on disk, with their files: each is one process's own.
-    pub fn disk_tiers(&self) -> impl Iterator<Item = (&str, PathBuf)> {
-        self.tier.iter().filter_map(|(name, table)| Some((name.as_str(), self.path(table.disk.as_ref()?))))
+    /// The tiers that lie on disk: each is one process's own.
+    pub fn disk_tiers(&self) -> impl Iterator<Item = &str> {
+        self.tier.iter().filter(|(_, table)| table.disk.is_some()).map(|(name, _)| name.as_str())
+    }
+
+    /// The file of a disk tier.
+    ///
+    /// # Errors
+    /// There is none of this name, or a variable in its path is not set.
+    pub fn disk_path(&self, name: &str) -> Result<PathBuf, ConfigError> {
+        let place = format!("tier.{name}");
+        let (config, table) = self.only(&place, name, |config| &mut config.tier)?;
+        table.disk.map(|path| config.path(&path)).ok_or_else(|| wrong(place, "it does not lie on disk"))
     }
 
     /// Opens a disk tier, and nothing else.
@@ -709,9 +981,9 @@ impl Config {
     #[cfg(feature = "disk")]
     pub async fn open_disk(&self, name: &str) -> Result<DiskTier, ConfigError> {
         let place = format!("tier.{name}");
-        let table = known(&place, name, "tier", &self.tier)?;
+        let (config, table) = self.only(&place, name, |config| &mut config.tier)?;
         let path = table.disk.as_ref().ok_or_else(|| wrong(&place, "it does not lie on disk"))?;
-        self.open_disk_of(&place, path, table).await
+        config.open_disk_of(&place, path, &table).await
     }
 
     #[cfg(feature = "disk")]
@@ -730,6 +1002,11 @@ impl Config {
         tier.open().await.map_err(failed)
     }
 
+    /// Whether a keyspace has a source in the file.
+    pub fn has_source(&self, keyspace: &str) -> bool {
+        self.keyspace.get(keyspace).is_some_and(|table| table.source.is_some())
+    }
+
     /// Whether there is a journal.
     pub fn has_journal(&self) -> bool {
         self.journal.is_some()
@@ -740,8 +1017,15 @@ impl Config {
     /// # Errors
     /// There is none, it is open elsewhere, or it is damaged.
     pub async fn open_journal(&self) -> Result<Journal, ConfigError> {
-        let table =
-            self.journal.as_ref().ok_or_else(|| wrong("journal", "there is no [journal]: nothing is saved later"))?;
+        let journal = self.journal.clone();
+        let config =
+            Config { origin: self.origin.clone(), is_resolved: self.is_resolved, journal, ..Config::default() };
+        let config = config.resolved()?;
+        let none = || wrong("journal", "there is no [journal]: nothing is saved later");
+        config.open_journal_of(config.journal.as_ref().ok_or_else(none)?).await
+    }
+
+    async fn open_journal_of(&self, table: &JournalTable) -> Result<Journal, ConfigError> {
         let path = self.path(&table.path);
         #[cfg(feature = "journal")]
         {
@@ -784,14 +1068,14 @@ fn redis_server(
 
 fn open_bus(place: &str, table: &BusTable) -> Result<Arc<dyn Bus>, ConfigError> {
     #[cfg(feature = "redis")]
-    if let Some(server) = redis_server(place, Some(&table.redis), None)? {
+    if let Some(server) = redis_server(place, table.redis.as_ref(), table.redis_cluster.as_deref())? {
         let mut bus = RedisBus::builder(&server);
         if let Some(prefix) = &table.prefix {
             bus = bus.prefix(prefix);
         }
         return Ok(Arc::new(bus.build().map_err(|error| wrong(place, error))?));
     }
-    Err(lacking(place, "redis"))
+    Err(lacking(place, table.kind(place)?.trim_end_matches("-cluster")))
 }
 
 impl Stores {
@@ -895,40 +1179,72 @@ impl Stores {
         if let Some(refreshes) = table.max_refreshes {
             builder = builder.max_refreshes(refreshes);
         }
-        for (parameter, value) in self.config.rules(name)? {
+        let rules = self.config.rules(name)?;
+        // A module that cannot be loaded is an error of building.
+        if let Ok(module) = self.patterns.load() {
+            check_units(&format!("{place}.rule"), &module, &rules)?;
+        }
+        for (parameter, value) in rules {
             builder = builder.rule(parameter, value);
         }
         match &table.source {
-            Some(queries) => self.with_source(&format!("{place}.source"), queries, builder),
+            Some(queries) => Ok(builder.source(self.config.source_of::<K, V>(&format!("{place}.source"), queries)?)),
             None => Ok(builder),
         }
     }
+}
 
-    fn with_source<K, V>(
-        &self,
-        place: &str,
-        queries: &QueriesTable,
-        builder: TieredBuilder<K, V>,
-    ) -> Result<TieredBuilder<K, V>, ConfigError>
+/// Stands for a tier on disk where only what it can do is looked at: a service may have it open.
+struct OnDisk;
+
+impl OnDisk {
+    fn refuses<'a, T>() -> BoxFuture<'a, Result<T, TierError>> {
+        Box::pin(async { Err(TierError::Unsupported("it is not open")) })
+    }
+}
+
+impl Tier for OnDisk {
+    fn summary(&self) -> String {
+        "a disk".into()
+    }
+    fn is_shared(&self) -> bool {
+        false
+    }
+    fn get<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Looked, TierError>> {
+        Self::refuses()
+    }
+    fn token<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Token, TierError>> {
+        Self::refuses()
+    }
+    fn put<'a>(&'a self, _: &'a str, _: FarCopy, _: Token, _: bool) -> BoxFuture<'a, Result<Put, TierError>> {
+        Self::refuses()
+    }
+    fn invalidate<'a>(&'a self, _: &'a Scope, _: bool) -> BoxFuture<'a, Result<(), TierError>> {
+        Self::refuses()
+    }
+}
+
+impl Config {
+    fn source_of<K, V>(&self, place: &str, queries: &QueriesTable) -> Result<Arc<dyn Source<K, V>>, ConfigError>
     where
         K: Key,
         V: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
     {
-        let table = known(place, &queries.from, "source", &self.config.source)?;
+        let table = known(place, &queries.from, "source", &self.source)?;
         #[cfg(feature = "postgres")]
         if let Some(url) = &table.postgres {
             let source = sql(SqlSource::<sqlx::Postgres, K, V>::connect(&url.0), table, queries);
-            return Ok(builder.source(source.map_err(|error| wrong(place, error))?));
+            return Ok(Arc::new(source.map_err(|error| wrong(place, error))?));
         }
         #[cfg(feature = "mysql")]
         if let Some(url) = &table.mysql {
             let source = sql(SqlSource::<sqlx::MySql, K, V>::connect(&url.0), table, queries);
-            return Ok(builder.source(source.map_err(|error| wrong(place, error))?));
+            return Ok(Arc::new(source.map_err(|error| wrong(place, error))?));
         }
         #[cfg(feature = "http")]
         if let Some(base) = &table.http {
             let source = http(base, table, queries);
-            return Ok(builder.source(source.map_err(|error| wrong(place, error))?));
+            return Ok(Arc::new(source.map_err(|error| wrong(place, error))?));
         }
         Err(lacking(place, table.kind(place)?))
     }
@@ -1033,6 +1349,12 @@ impl TierTable {
     }
 }
 
+impl BusTable {
+    fn kind(&self, place: &str) -> Result<&'static str, ConfigError> {
+        one_of(place, &[("redis", self.redis.is_some()), ("redis-cluster", self.redis_cluster.is_some())])
+    }
+}
+
 impl SourceTable {
     fn kind(&self, place: &str) -> Result<&'static str, ConfigError> {
         let given =
@@ -1042,6 +1364,19 @@ impl SourceTable {
 }
 
 impl QueriesTable {
+    /// What is set and would do nothing, and what to do instead.
+    fn idle(&self, is_http: bool) -> Option<(&'static str, &'static str)> {
+        let headers = "what a response's headers say counts; leave it out";
+        let settings = [
+            ("put", !is_http && self.put, "set `save`"),
+            ("delete", !is_http && self.delete, "set `remove`"),
+            ("ttl-ms-column", is_http && self.ttl_ms_column.is_some(), headers),
+            ("tags-column", is_http && self.tags_column.is_some(), headers),
+            ("version-column", is_http && self.version_column.is_some(), headers),
+        ];
+        settings.into_iter().find(|(_, is_idle, _)| *is_idle).map(|(setting, _, instead)| (setting, instead))
+    }
+
     fn queries(&self) -> [(&'static str, Option<&String>); 6] {
         [
             ("load", self.load.as_ref()),
@@ -1051,6 +1386,37 @@ impl QueriesTable {
             ("remove", self.remove.as_ref()),
             ("remove-many", self.remove_many.as_ref()),
         ]
+    }
+}
+
+/// Where and what an error of the file is. Not in toml's words, for those have the line, which may have a password.
+fn told(text: &str, error: &toml::de::Error) -> String {
+    let mut message = without_value(error.message());
+    if let Some(near) = did_you_mean(error.message()) {
+        message += &format!("; did you mean `{near}`?");
+    }
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return message };
+    let begin = before.rfind('\n').map_or(0, |at| at + 1);
+    let (line, column) = (before.matches('\n').count() + 1, before[begin..].chars().count() + 1);
+    let key = text[begin..].lines().next().and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
+    // What stands there is a key, unless the line is one of a longer text.
+    let is_key =
+        |key: &&str| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let has_long_texts = text.contains("\"\"\"") || text.contains("'''");
+    match key.filter(is_key).filter(|key| !has_long_texts && !message.contains(&format!("`{key}`"))) {
+        Some(key) => format!("line {line}, column {column}, `{key}`: {message}"),
+        None => format!("line {line}, column {column}: {message}"),
+    }
+}
+
+/// Serde's words without the value that they quote: `invalid type: string "…", expected …`.
+fn without_value(message: &str) -> String {
+    let has_value = message.starts_with("invalid type: ") || message.starts_with("invalid value: ");
+    match (message.find(['"', '`']), message.rfind(", expected ")) {
+        (Some(value), Some(expected)) if has_value && value < expected => {
+            format!("{}{}", message[..value].trim_end(), &message[expected..])
+        }
+        _ => message.into(),
     }
 }
 
@@ -1085,6 +1451,21 @@ fn parameter(place: &str, name: &str, value: &toml::Value) -> Result<(String, Va
         _ => return Err(wrong(setting(), "a rule has texts, numbers, times and true or false")),
     };
     Ok((name.into(), value))
+}
+
+/// A number where a time was meant, which the module would only say that it does not know.
+fn check_units(place: &str, module: &PatternsModule, rules: &[(String, Value)]) -> Result<(), ConfigError> {
+    let has = |name: &str| module.description().parameters.iter().any(|known| known.name == name);
+    let is_bare = |(name, value): &&(String, Value)| {
+        matches!(value, Value::Integer(_) | Value::Number(_)) && !has(name) && has(&format!("{name}-ms"))
+    };
+    match rules.iter().find(is_bare) {
+        Some((name, value)) => {
+            let message = format!("{value} of what? did you mean \"{value}s\", or `{name}-ms`, in milliseconds?");
+            Err(wrong(format!("{place}.{name}"), message))
+        }
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -1135,7 +1516,8 @@ mod tests {
         assert!(disk.summary().starts_with("8 MiB on disk"), "{}", disk.summary());
         // Beside the service, which has it open.
         let found: Vec<_> = config.disk_tiers().collect();
-        assert_eq!(found, [("own", directory.path().join("words.cache"))]);
+        assert_eq!(found, ["own"]);
+        assert_eq!(config.disk_path("own").unwrap(), directory.path().join("words.cache"));
         let refused = config.open_disk("own").await.unwrap_err().to_string();
         assert!(refused.contains("tier.own") && refused.contains("in use"), "{refused}");
         assert!(config.for_operators().open().await.is_ok(), "operators leave it alone");
@@ -1150,7 +1532,6 @@ mod tests {
         assert_eq!(of("ttl-ms"), Some(Value::Integer(90_000)));
         assert_eq!(of("stale-if-error-ms"), Some(Value::Integer(3_600_000)));
         assert_eq!((of("jitter"), of("negative-ttl-ms")), (Some(Value::Number(0.1)), Some(Value::Integer(500))));
-        assert!(Config::from_toml(SHOP).unwrap().check_rules("products").is_ok());
     }
 
     #[test]
@@ -1159,7 +1540,24 @@ mod tests {
             ("[keyspace.a]\ncapasity = 1", &["line 2", "capasity", "did you mean `capacity`?"][..]),
             ("[keyspace.a]\n", &["keyspace.a", "`capacity`", "`max-bytes`"]),
             ("[keyspace.a]\ncapacity = 0", &["keyspace.a", "1 or more"]),
-            ("[keyspace.a]\ncapacity = -1", &["line 2", "capacity = -1"]),
+            ("[keyspace.a]\ncapacity = -1", &["line 2", "`capacity`", "integer, expected"]),
+            ("[tier.a]\nmemory = 0", &["tier.a.memory", "1 or more"]),
+            ("[source.a]\npostgres = 'x'\nmax-connections = 0", &["source.a.max-connections", "1 or more"]),
+            ("[source.a]\nhttp = 'x'\nmax-connections = 5", &["source.a.max-connections", "leave it out"]),
+            ("[source.a]\npostgres = 'x'\ntimeout = '0s'", &["source.a.timeout", "set more"]),
+            ("[keyspace.a]\ncapacity = 1\ntier-timeout = '0s'", &["keyspace.a.tier-timeout", "set more"]),
+            ("[keyspace.a]\ncapacity = 1\nload-timeout = '0ms'", &["keyspace.a.load-timeout", "set more"]),
+            ("[keyspace.a]\ncapacity = 1\nsave-timeout = '0s'", &["keyspace.a.save-timeout", "set more"]),
+            ("[keyspace.a]\ncapacity = 1\nmax-refreshes = 0", &["keyspace.a.max-refreshes", "1 or more"]),
+            (
+                "[keyspace.a]\ncapacity = 1\ntiers = ['m', 'm']\n[tier.m]\nmemory = 1",
+                &["keyspace.a.tiers", "`m` is there twice"],
+            ),
+            (
+                "[keyspace.a]\ncapacity = 1\n[keyspace.a.rule]\nttl = '60s'\nttl-ms = 5",
+                &["keyspace.a.rule.ttl", "`ttl-ms`", "keep one"],
+            ),
+            ("[bus.a]\nprefix = 'x'", &["bus.a", "`redis`", "`redis-cluster`"]),
             ("[keyspace.'a:b']\ncapacity = 1", &["keyspace.a:b", "colon"]),
             (
                 "[keyspace.a]\ncapacity = 1\ntiers = ['shard']\n[tier.shared]\nmemory = 1",
@@ -1175,12 +1573,125 @@ mod tests {
                 "[source.a]\nhttp = 'http://x'\n[keyspace.k]\ncapacity = 1\n[keyspace.k.source]\nfrom = 'a'\nload = 'x'",
                 &["keyspace.k.source", "`load` is SQL"],
             ),
+            (
+                "[source.a]\npostgres = 'x'\n[keyspace.k]\ncapacity = 1\n[keyspace.k.source]\nfrom = 'a'\nload = 'x'\nput = true",
+                &["keyspace.k.source.put", "set `save`"],
+            ),
+            (
+                "[source.a]\nhttp = 'x'\n[keyspace.k]\ncapacity = 1\n[keyspace.k.source]\nfrom = 'a'\nurl = '/{key}'\n\
+                 ttl-ms-column = 'x'",
+                &["keyspace.k.source.ttl-ms-column", "headers"],
+            ),
             ("= 1", &["line 1"]),
         ] {
             let said = refusal(text);
             let missing = words.iter().find(|word| !said.contains(**word));
             assert_eq!(missing, None, "{said}");
         }
+    }
+
+    #[test]
+    fn no_error_repeats_what_may_be_a_password() {
+        for text in [
+            "[tier.t]\nredis = \"redis://:hunter2@127.0.0.1/0\" x",
+            "[tier.t]\nredis = \"redis://:hunter2@127.0.0.1/0",
+            "[tier.t]\nredis-cluster = \"redis://:hunter2@127.0.0.1/0\"",
+            "[tier.t]\nredis = [\"redis://:hunter2@127.0.0.1/0\"]",
+            "[tier.t]\nreddis = \"redis://:hunter2@127.0.0.1/0\"",
+            "[tier.t]\nredis = redis://:hunter2@127.0.0.1/0",
+            "[tier.t]\nredis = \"\"\"redis://:\nhunter2 = \\q",
+        ] {
+            let said = refusal(text);
+            assert!(!said.contains("hunter2") && said.contains("line "), "{said}");
+        }
+    }
+
+    #[test]
+    fn passwords_from_the_environment_are_encoded_where_a_url_has_them() {
+        let password = |text: &str| expanded(text, "x", &|_| Some("a/b#c?d@e%f:g".into())).unwrap();
+        let encoded = "a%2Fb%23c%3Fd%40e%25f%3Ag";
+        assert_eq!(password("redis://:${PW}@h:1/0"), format!("redis://:{encoded}@h:1/0"));
+        assert_eq!(password("redis://${U}:$$${PW}@h"), format!("redis://{encoded}:${encoded}@h"));
+        // Elsewhere it is what it is: a URL as a whole, a host, a query, a path.
+        for text in ["${URL}", "redis://${HOST}/0", "http://h/?key=${KEY}&a=@", "${HOME}/cache", "http://u:p@${HOST}/"]
+        {
+            let name = &text[text.find('$').unwrap()..=text.find('}').unwrap()];
+            assert_eq!(password(text), text.replace(name, "a/b#c?d@e%f:g"));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_breaks_within_its_password_is_refused_without_it() {
+        for (kind, address) in [
+            ("tier.a.redis", "[tier.a]\nredis = 'redis://:hun/ter2@h:1'"),
+            ("source.a.postgres", "[source.a]\npostgres = 'postgres://app:12/ter2@h/shop'"),
+            ("source.a.mysql", "[source.a]\nmysql = 'mysql://app:1?ter2@h/shop'"),
+            ("tier.a", "[tier.a]\nmemcached = 'memcache://u:hunter2@h:11211'"),
+            ("tier.a", "[tier.a]\nmemcached = 'u:hunter2@h:11211'"),
+        ] {
+            let said = Config::from_toml(address).unwrap().open().await.unwrap_err().to_string();
+            assert!(said.starts_with(kind) && said.contains("write ") && !said.contains("ter2"), "{said}");
+        }
+    }
+
+    #[cfg(feature = "postgres")]
+    #[tokio::test]
+    async fn a_keyspace_is_checked_as_a_service_would_build_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let shop = "[source.shop]\npostgres = 'postgres://h/shop'\n[tier.near]\nmemory = 9\n[tier.own]\ndisk = 'd'\n\
+                    [journal]\npath = 'j'\n[source.elsewhere]\nhttp = '${NOT_SET}'\n[keyspace.k]\ncapacity = 10\n";
+        let source = "[keyspace.k.source]\nfrom = 'shop'\nload = 'select :key'\n";
+        let checked = async |rest: String| {
+            let file = directory.path().join("shop.toml");
+            std::fs::write(&file, format!("{shop}{rest}")).unwrap();
+            Config::read(&file).unwrap().check_keyspace("k").await.map_err(|error| error.to_string())
+        };
+        let fleet = "[keyspace.k.rule]\nflight = 'fleet'";
+        checked(format!("tiers = ['near']\n{source}{fleet}")).await.unwrap();
+        // Without `save`, it would only be refused when the service starts.
+        let through = "[keyspace.k.rule]\nwrite = 'write-through'";
+        checked(format!("{source}save = 'select :key, :value'\n{through}")).await.unwrap();
+        checked("tiers = ['own', 'near']\njournal = true".into()).await.unwrap();
+        for (rest, words) in [
+            (format!("policy = 's3-fifoo'\n{source}"), "did you mean"),
+            ("policy = { file = 'nope.wasm' }".into(), "nope.wasm"),
+            (format!("tiers = ['own']\n{source}{fleet}"), "flight"),
+            (format!("{source}{through}"), "write"),
+            ("[keyspace.k.source]\nfrom = 'shop'\nload = 'select :kee'".into(), ":kee"),
+            ("[keyspace.k.rule]\nttl = 60".into(), "did you mean \"60s\", or `ttl-ms`"),
+        ] {
+            let said = checked(rest).await.unwrap_err();
+            assert!(said.starts_with("keyspace.k") && said.contains(words), "{said}");
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing was opened");
+    }
+
+    #[test]
+    fn what_no_keyspace_uses_is_listed() {
+        let text = "[tier.a]\nmemory = 1\n[tier.b]\nmemory = 1\n[bus.n]\nredis = 'redis://h'\n[source.s]\nhttp = 'http://h'\n\
+                    [journal]\npath = 'j'\n[keyspace.k]\ncapacity = 1\ntiers = ['b']";
+        assert_eq!(Config::from_toml(text).unwrap().unused(), ["tier a", "bus n", "source s", "journal"]);
+    }
+
+    #[cfg(feature = "redis")]
+    #[tokio::test]
+    async fn a_bus_over_a_cluster() {
+        let text = "[bus.news]\nredis-cluster = ['redis://127.0.0.1:1', 'redis://${HOST}:2']\n[keyspace.k]\ncapacity = 1\nbus = 'news'";
+        let stores = Config::from_toml(text).unwrap().open_with(|_| Some("127.0.0.2".into())).await.unwrap();
+        assert!(stores.buses["news"].summary().contains("127.0.0.2:2"), "{}", stores.buses["news"].summary());
+    }
+
+    #[cfg(all(feature = "disk", feature = "journal"))]
+    #[tokio::test]
+    async fn paths_come_from_the_environment() {
+        let directory = tempfile::tempdir().unwrap();
+        let text =
+            "[tier.own]\ndisk = '${PLACE}/a.cache'\n[journal]\npath = '${PLACE}/$$j'\n[keyspace.k]\ncapacity = 1";
+        let config = Config::from_toml(text).unwrap();
+        let stores = config.open_with(|_| Some(directory.path().to_str().unwrap().into())).await.unwrap();
+        assert!(directory.path().join("a.cache").exists() && directory.path().join("$j").exists());
+        // It is not asked about twice.
+        assert_eq!(stores.config().disk_path("own").unwrap(), directory.path().join("a.cache"));
     }
 
     #[tokio::test]
@@ -1192,9 +1703,8 @@ mod tests {
         assert!(!format!("{stores:?} {:?} {config:?}", stores.config).contains("hunter2"));
         let url = stores.config.source["shop"].postgres.as_ref().unwrap();
         assert_eq!(url.0, "postgres://app:hunter2@localhost/shop");
-        let dollars = Secret("a$$b${X}".into()).resolve("x", |_| Some("$y".into())).unwrap();
-        assert_eq!(dollars, "a$b$y");
-        assert!(Secret("a$b".into()).resolve("x", |_| None).is_err());
+        assert_eq!(expanded("a$$b${X}", "x", &|_| Some("$y".into())).unwrap(), "a$b$y");
+        assert!(expanded("a$b", "x", &|_| None).is_err());
     }
 
     #[tokio::test]
@@ -1214,7 +1724,7 @@ mod tests {
         assert!(unknown.contains("did you mean `words`?"), "{unknown}");
         // A rule that the module does not know is refused by it, with the nearest name.
         let wrong = Config::from_toml("[keyspace.a]\ncapacity = 1\n[keyspace.a.rule]\ntll = '1m'").unwrap();
-        let said = wrong.check_rules("a").unwrap_err().to_string();
+        let said = wrong.check_keyspace("a").await.unwrap_err().to_string();
         assert!(said.contains("ttl-ms"), "{said}");
     }
 }

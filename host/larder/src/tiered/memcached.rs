@@ -50,6 +50,13 @@ const ATTEMPTS: usize = 200;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MemcachedSetupError {
+    /// Its address cannot be understood.
+    // It is not repeated: who takes this for a URL has written a password there.
+    #[error(
+        "the address of a Memcached server: write `host:port` or `unix:///path`; there is no user and no password, \
+         and what asks for them is reached by a proxy"
+    )]
+    Address,
     /// A name that cannot be part of an item's name.
     #[error("the prefix `{0}` of keys in Memcached: at most 40 letters, digits and punctuation without spaces")]
     Prefix(String),
@@ -122,6 +129,9 @@ impl MemcachedTierBuilder {
         if self.prefix.len() > 40 || !self.prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(MemcachedSetupError::Prefix(self.prefix));
         }
+        if !is_address(&self.at) {
+            return Err(MemcachedSetupError::Address);
+        }
         Ok(MemcachedTier {
             at: self.at,
             prefix: self.prefix,
@@ -148,6 +158,19 @@ impl MemcachedTierBuilder {
         reached.await.map_err(unreachable)?;
         Ok(tier)
     }
+}
+
+/// Whether this is `host:port`, with `tcp://` before it or not, or the path of a socket.
+fn is_address(at: &str) -> bool {
+    if let Some(path) = at.strip_prefix("unix://") {
+        return path.starts_with('/') && path.len() > 1;
+    }
+    let Some((host, port)) = at.strip_prefix("tcp://").unwrap_or(at).rsplit_once(':') else { return false };
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)),
+    };
+    is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 /// The groups' counter: their invalidations so far, in the high half the epoch of the table.
@@ -739,5 +762,34 @@ impl Tier for MemcachedTier {
             };
             Ok(known.groups.versions().map(of).collect())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for at in
+            ["localhost:11211", "tcp://cache-1.example.com:1", "127.0.0.1:65535", "[::1]:11211", "unix:///run/m.sock"]
+        {
+            assert!(MemcachedTier::builder(at).build().is_ok(), "{at}");
+        }
+        for at in [
+            "memcache://u:hunter2@h:11211",
+            "u:hunter2@h:11211",
+            "tcp://u:hunter2@h:11211",
+            "hunter2",
+            "h:0",
+            "h:port",
+            ":11211",
+            "::1:11211",
+            "unix://hunter2",
+            "",
+        ] {
+            let said = MemcachedTier::builder(at).build().unwrap_err().to_string();
+            assert!(said.contains("write `host:port`") && !said.contains("hunter2"), "{said}");
+        }
     }
 }

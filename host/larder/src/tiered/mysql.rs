@@ -55,8 +55,8 @@ use sqlx::mysql::{MySqlArguments, MySqlConnectOptions, MySqlDatabaseError, MySql
 use sqlx::types::Decimal;
 use sqlx::types::chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use sqlx::{
-    Arguments as _, AssertSqlSafe, Executor as _, MySql, MySqlConnection, Row as _, SqlSafeStr as _, TypeInfo as _,
-    ValueRef as _,
+    Arguments as _, AssertSqlSafe, Column as _, Executor as _, MySql, MySqlConnection, Row as _, SqlSafeStr as _,
+    Statement as _, TypeInfo as _, ValueRef as _,
 };
 
 use super::sql::{Dialect, Parameter, SqlBuilder, SqlDatabase, SqlSource, exact_number};
@@ -121,8 +121,11 @@ impl SqlDatabase for MySql {
         connection: &'a mut MySqlConnection,
         sql: Arc<str>,
         _: &'a [Parameter<'a>],
-    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
-        Box::pin(async move { connection.prepare(AssertSqlSafe(sql).into_sql_str()).await.map(drop) })
+    ) -> BoxFuture<'a, Result<Vec<String>, sqlx::Error>> {
+        Box::pin(async move {
+            let statement = connection.prepare(AssertSqlSafe(sql).into_sql_str()).await?;
+            Ok(statement.columns().iter().map(|column| column.name().into()).collect())
+        })
     }
 
     fn limit_statements(connection: &mut MySqlConnection, limit: Duration) -> BoxFuture<'_, Result<(), sqlx::Error>> {

@@ -52,8 +52,8 @@ use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow, PgTypeInfo, PgTypeKin
 use sqlx::types::chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 use sqlx::types::{Decimal, Uuid};
 use sqlx::{
-    Arguments as _, AssertSqlSafe, Executor as _, PgConnection, Postgres, Row as _, SqlSafeStr as _, TypeInfo as _,
-    ValueRef as _,
+    Arguments as _, AssertSqlSafe, Column as _, Executor as _, PgConnection, Postgres, Row as _, SqlSafeStr as _,
+    Statement as _, TypeInfo as _, ValueRef as _,
 };
 
 use super::sql::{Dialect, Parameter, SqlBuilder, SqlDatabase, SqlSource, exact_number};
@@ -116,7 +116,7 @@ impl SqlDatabase for Postgres {
         connection: &'a mut PgConnection,
         sql: Arc<str>,
         parameters: &'a [Parameter<'a>],
-    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+    ) -> BoxFuture<'a, Result<Vec<String>, sqlx::Error>> {
         Box::pin(async move {
             let types: Vec<PgTypeInfo> = parameters
                 .iter()
@@ -130,7 +130,8 @@ impl SqlDatabase for Postgres {
                     })
                 })
                 .collect();
-            connection.prepare_with(AssertSqlSafe(sql).into_sql_str(), &types).await.map(drop)
+            let statement = connection.prepare_with(AssertSqlSafe(sql).into_sql_str(), &types).await?;
+            Ok(statement.columns().iter().map(|column| column.name().into()).collect())
         })
     }
 

@@ -60,6 +60,7 @@ use std::future::{Future, poll_fn};
 use std::marker::PhantomData;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -112,12 +113,12 @@ pub trait SqlDatabase: sqlx::Database + HasStatementCache {
         arguments: Self::Arguments,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>>;
 
-    /// Has a statement checked without running it.
+    /// Has a statement checked without running it: the names of the columns that it gives.
     fn prepare<'a>(
         connection: &'a mut Self::Connection,
         sql: Arc<str>,
         parameters: &'a [Parameter<'a>],
-    ) -> BoxFuture<'a, Result<(), sqlx::Error>>;
+    ) -> BoxFuture<'a, Result<Vec<String>, sqlx::Error>>;
 
     /// No statement of this connection is to take longer.
     fn limit_statements(connection: &mut Self::Connection, limit: Duration) -> BoxFuture<'_, Result<(), sqlx::Error>>;
@@ -181,6 +182,17 @@ pub enum SqlBuildError {
         /// How it is written.
         example: &'static str,
     },
+    /// The URL is another kind of server's. It may hold a password, and is not repeated.
+    #[error("the URL does not begin as one of a {database} server: write it as {example}")]
+    Scheme {
+        /// Which database it was to be.
+        database: &'static str,
+        /// How it is written.
+        example: &'static str,
+    },
+    /// Without connections nothing can be asked.
+    #[error("there may be 0 connections: set `max-connections` to 1 or more")]
+    NoConnections,
     /// A query has a parameter that it cannot have.
     #[error(
         "{query} has the parameter `:{name}`: it may have {known}; a colon that begins no parameter is followed by a space"
@@ -234,9 +246,11 @@ enum Why {
     #[error("connections are refused: {0}")]
     Refused(std::io::Error),
     #[error(
-        "no connection came free within {0:?}, of {1} at most: raise `max_connections`, or see why queries take so long"
+        "no connection came free within {0:?}, of {1} at most: raise `max-connections`, or see why queries take so long"
     )]
     NoConnection(Duration, u32),
+    #[error("no connection could be made within {0:?}: see whether the server answers there")]
+    NotConnected(Duration),
     #[error("two rows or more for the key `{0}`: one key, one row")]
     TwoRows(String),
     #[error(
@@ -403,7 +417,7 @@ impl<D: SqlDatabase, K: Key, V: Clone + Send + Sync + 'static> SqlBuilder<D, K, 
         self
     }
 
-    /// How many connections there are at most; 10 if nothing is said. A pool of the caller's own has its own.
+    /// How many connections there are at most, 1 or more; 10 if nothing is said. A pool of the caller's own has its own.
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.max_connections = connections;
         self
@@ -448,16 +462,31 @@ impl<D: SqlDatabase, K: Key, V: Clone + Send + Sync + 'static> SqlBuilder<D, K, 
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(SqlBuildError::NoRuntime);
         }
+        // A pool of the caller's own does not say, and has probably.
+        let has_connected = Arc::new(AtomicBool::new(matches!(self.reach, Reach::Pool(_))));
         let pool = match self.reach {
             Reach::Pool(pool) => pool,
             Reach::Url(url) => {
+                // The pool would panic.
+                if self.max_connections == 0 {
+                    return Err(SqlBuildError::NoConnections);
+                }
+                // The drivers take any.
+                let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+                if !D::URL_SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme)) {
+                    return Err(SqlBuildError::Scheme { database: D::NAME, example: D::URL });
+                }
                 let options =
                     url.parse().map_err(|source| SqlBuildError::Url { database: D::NAME, source, example: D::URL })?;
                 let limit = self.statement_timeout;
+                let has_connected = has_connected.clone();
                 PoolOptions::<D>::new()
                     .max_connections(self.max_connections)
                     .acquire_timeout(self.acquire_timeout)
-                    .after_connect(move |connection, _| D::limit_statements(connection, limit))
+                    .after_connect(move |connection, _| {
+                        has_connected.store(true, Relaxed);
+                        D::limit_statements(connection, limit)
+                    })
                     .connect_lazy_with(options)
             }
         };
@@ -467,6 +496,7 @@ impl<D: SqlDatabase, K: Key, V: Clone + Send + Sync + 'static> SqlBuilder<D, K, 
             place: format!("{} at {host}{port_text}/{database}", D::NAME).into(),
             address: port.map(|port| (host, port)),
             pool,
+            has_connected,
             queries,
             rows: self.rows,
             values: self.values,
@@ -552,6 +582,8 @@ impl<'a> Given<'a> {
 /// A [`Source`] over a SQL database: [`PostgresSource`](super::PostgresSource), [`MySqlSource`](super::MySqlSource).
 pub struct SqlSource<D: SqlDatabase, K, V> {
     pool: Pool<D>,
+    /// Whether the server has ever taken a connection of this pool.
+    has_connected: Arc<AtomicBool>,
     place: Arc<str>,
     /// Where it listens, if that is a port.
     address: Option<(String, u16)>,
@@ -584,10 +616,11 @@ impl<D: SqlDatabase, K: Key, V: Clone + Send + Sync + 'static> SqlSource<D, K, V
         &self.pool
     }
 
-    /// Connects, and has the database check every query without running it.
+    /// Connects, and has the database check every query without running it; a column that was named is to be among those that
+    /// a query gives.
     ///
     /// # Errors
-    /// It cannot be reached, or does not understand a query: the error says which, and why.
+    /// It cannot be reached, does not understand a query, or a column is not there: the error says which, and why.
     pub async fn check(&self) -> Result<(), SourceError> {
         let nothing = Json::Null;
         // What is parsed as a number by a type of keys that are numbers.
@@ -600,7 +633,14 @@ impl<D: SqlDatabase, K: Key, V: Clone + Send + Sync + 'static> SqlSource<D, K, V
         for statement in self.queries.all() {
             let parameters = given.parameters(statement);
             let prepared = D::prepare(&mut connection, statement.sql(1), &parameters).await;
-            prepared.map_err(|error| self.refused(statement.purpose.text(), error))?;
+            let given = prepared.map_err(|error| self.refused(statement.purpose.text(), error))?;
+            let Columns { json, ttl_ms, tags, version } = &self.columns;
+            let named = [json, ttl_ms, tags, version].into_iter().flatten();
+            // What a procedure gives is not known before it is called.
+            let is_known = matches!(statement.purpose, Purpose::Load | Purpose::LoadMany) && !given.is_empty();
+            if let Some(name) = named.filter(|_| is_known).find(|name| !given.contains(name)) {
+                return Err(self.rejected(statement.purpose.text(), Why::NoColumn(name.clone())));
+            }
         }
         Ok(())
     }
@@ -626,7 +666,10 @@ impl<D: SqlDatabase, K: Key, V: Clone + Send + Sync + 'static> SqlSource<D, K, V
         let why = match error {
             sqlx::Error::PoolTimedOut => {
                 let options = self.pool.options();
-                Why::NoConnection(options.get_acquire_timeout(), options.get_max_connections())
+                let (limit, most) = (options.get_acquire_timeout(), options.get_max_connections());
+                // Those that are being made count among the pool's, and may never come about.
+                let is_full = self.pool.size() >= most && self.has_connected.load(Relaxed);
+                if is_full { Why::NoConnection(limit, most) } else { Why::NotConnected(limit) }
             }
             error => Why::Database(error),
         };

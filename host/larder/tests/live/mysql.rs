@@ -181,6 +181,9 @@ async fn what_the_query_gets_wrong_is_said_and_parameters_are_bound() {
     let (kind, message) = failure(wrong.build().unwrap().check().await);
     assert_eq!(kind, Failure::Rejected);
     assert!(message.contains("Unknown column 'nme'"), "{message}");
+    let untagged = MySqlSource::<u64, Json>::over(pool.clone()).load("select name from products where id = :key");
+    let (_, message) = failure(untagged.tags_column("tags").build().unwrap().check().await);
+    assert!(message.contains("the query to load: the row has no column `tags`"), "{message}");
 
     let notes = MySqlSource::<String, Json>::over(pool)
         .load("select note from notes where id = :key")

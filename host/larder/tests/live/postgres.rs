@@ -265,6 +265,8 @@ async fn what_the_query_gets_wrong_is_said() {
         .unwrap();
     let (_, message) = failure(untagged.load(&1, None).await);
     assert!(message.contains("the row has no column `tags`: select it, or name another"), "{message}");
+    let (_, message) = failure(untagged.check().await);
+    assert!(message.contains("the query to load: the row has no column `tags`"), "{message}");
     let negative = PostgresSource::<i64, Json>::over(pool.clone())
         .load("select -1 as ttl from products where id = :key")
         .ttl_ms_column("ttl")
@@ -344,6 +346,26 @@ async fn no_secret_is_told() {
     for told in told {
         assert!(!told.contains("s3cret"), "{told}");
     }
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_when_it_is_built() {
+    let build = |url: &str| PostgresSource::<String, Json>::connect(url).load("select :key");
+    let scheme = build("postgers://larder:s3cret@localhost/shop").build().unwrap_err().to_string();
+    assert!(scheme.contains("does not begin as one") && !scheme.contains("s3cret"), "{scheme}");
+    assert!(build("postgresql://localhost/shop").build().is_ok());
+    let none = build("postgres://localhost/shop").max_connections(0).build().unwrap_err().to_string();
+    assert!(none.contains("`max-connections` to 1 or more"), "{none}");
+}
+
+#[tokio::test]
+async fn a_server_that_takes_a_connection_and_says_nothing() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://larder@{}/shop", silent.local_addr().unwrap());
+    let source = PostgresSource::<i64, Json>::connect(url).load("select :key").max_connections(1);
+    let source = source.acquire_timeout(Duration::from_millis(100)).build().unwrap();
+    let (_, message) = failure(source.load(&1, None).await);
+    assert!(message.contains("no connection could be made within 100ms: see whether the server answers"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
