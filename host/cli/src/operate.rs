@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
-use larder::tiered::{DiskSetupError, FarCopy, Group, JournalError, Logged, Tier, TierError, Tiered};
+use larder::tiered::{DiskSetupError, FarCopy, Group, JournalContents, JournalError, Logged, Tier, TierError, Tiered};
 use larder::{Config, ConfigError, Stores};
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -281,23 +281,38 @@ pub fn tags(args: &Tags, out: &mut impl Write) -> anyhow::Result<u8> {
     })
 }
 
+/// What the journal of a configuration's file has. It is not opened for that, so that it stays as the service left it, and the
+/// service's.
+async fn look_at_journal(config: &Path) -> anyhow::Result<JournalContents> {
+    let text = std::fs::read_to_string(config).with_context(|| config.display().to_string())?;
+    let table: toml::Table = text.parse().with_context(|| config.display().to_string())?;
+    let path = table.get("journal").and_then(|journal| journal.get("path")).and_then(toml::Value::as_str);
+    let path = path.context("journal: there is no [journal]: nothing is saved later")?;
+    // Relative to the configuration's directory, as `Config::read` has it.
+    Ok(larder::tiered::Journal::look(config.parent().unwrap_or(Path::new("")).join(path)).await?)
+}
+
 /// `larder journal`.
 ///
 /// # Errors
 /// The configuration is wrong, or the journal is open in the service, or damaged.
 pub fn journal(args: &Journal, out: &mut impl Write) -> anyhow::Result<u8> {
     runtime()?.block_on(async {
-        let journal = Config::read(&args.config.config)?.open_journal().await?;
+        let config = Config::read(&args.config.config)?;
+        // None is made, nor is an empty file taken for one.
+        let contents = look_at_journal(&args.config.config).await?;
         match &args.command {
-            JournalCommand::List => list(&journal.pending(), args.format, out)?,
-            JournalCommand::Dead => list(&journal.dead_letters(), args.format, out)?,
+            JournalCommand::List => list(&contents.pending, args.format, out)?,
+            JournalCommand::Dead => list(&contents.dead_letters, args.format, out)?,
             JournalCommand::Retry { ids } => {
+                let journal = config.open_journal().await?;
                 for id in ids {
                     journal.retry(*id).await?;
                     writeln!(out, "{id} is a write again: it is saved when the service runs")?;
                 }
             }
             JournalCommand::Discard { ids } => {
+                let journal = config.open_journal().await?;
                 for id in ids {
                     journal.discard(*id).await?;
                     writeln!(out, "{id} is given up")?;
@@ -371,18 +386,20 @@ async fn examine(path: &Path) -> Vec<Finding> {
     found(file, Ok(format!("{} keyspaces", config.keyspaces().count())));
     if config.has_journal() {
         // A service that runs has it open, and that is well.
-        let opened = config.open_journal().await;
+        let looked = look_at_journal(path).await;
         found(
             "journal".into(),
-            match opened {
-                Ok(journal) => {
-                    let stats = journal.stats();
-                    let says =
-                        format!("{} writes wait, {} dead letters; no service has it open", stats.pending, stats.dead);
-                    if stats.dead > 0 { Err(format!("{says}: see `larder journal dead`")) } else { Ok(says) }
+            match looked {
+                Ok(contents) => {
+                    let (pending, dead) = (contents.pending.len(), contents.dead_letters.len());
+                    let says = format!("{pending} writes wait, {dead} dead letters; no service has it open");
+                    if dead > 0 { Err(format!("{says}: see `larder journal dead`")) } else { Ok(says) }
                 }
-                Err(ConfigError::Journal(JournalError::InUse(_))) => Ok("a service has it open".into()),
-                Err(error) => Err(error.to_string()),
+                Err(error) => match error.downcast_ref() {
+                    Some(JournalError::InUse(_)) => Ok("a service has it open".into()),
+                    Some(JournalError::NotThere(path)) => Ok(format!("{} is not there yet", path.display())),
+                    _ => Err(format!("{error:#}")),
+                },
             },
         );
     }

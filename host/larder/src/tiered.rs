@@ -90,7 +90,8 @@ pub use gate::{GateLimits, GateStats};
 #[cfg(feature = "http")]
 pub use http::HttpSource;
 pub use journal::{
-    Change, Contents, Journal, JournalBuilder, JournalError, JournalStats, Logged, Record, Store, StoreError,
+    Change, Contents, Journal, JournalBuilder, JournalContents, JournalError, JournalStats, Logged, Record, Store,
+    StoreError,
 };
 #[cfg(feature = "memcached")]
 pub use memcached::{MemcachedSetupError, MemcachedTier, MemcachedTierBuilder};
