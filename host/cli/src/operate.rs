@@ -351,17 +351,21 @@ pub fn tags(args: &Tags, out: &mut impl Write) -> anyhow::Result<u8> {
 /// The configuration is wrong, or the journal is open in the service, or damaged.
 pub fn journal(args: &Journal, out: &mut impl Write) -> anyhow::Result<u8> {
     runtime()?.block_on(async {
-        let journal = Config::read(&args.config.config)?.open_journal().await?;
+        let config = Config::read(&args.config.config)?;
+        // None is made, nor is an empty file taken for one.
+        let contents = config.look_at_journal().await?;
         match &args.command {
-            JournalCommand::List => list(&journal.pending(), args.format, out)?,
-            JournalCommand::Dead => list(&journal.dead_letters(), args.format, out)?,
+            JournalCommand::List => list(&contents.pending, args.format, out)?,
+            JournalCommand::Dead => list(&contents.dead_letters, args.format, out)?,
             JournalCommand::Retry { ids } => {
+                let journal = config.open_journal().await?;
                 for id in ids {
                     journal.retry(*id).await?;
                     writeln!(out, "{id} is a write again: it is saved when the service runs")?;
                 }
             }
             JournalCommand::Discard { ids } => {
+                let journal = config.open_journal().await?;
                 for id in ids {
                     journal.discard(*id).await?;
                     writeln!(out, "{id} is given up")?;
@@ -494,14 +498,15 @@ fn examine(path: &Path) -> Vec<(String, JoinHandle<Says>)> {
 }
 
 async fn journal_of(config: &Config) -> Says {
-    match config.open_journal().await {
-        Ok(journal) => {
-            let stats = journal.stats();
-            let says = format!("{} writes wait, {} dead letters; no service has it open", stats.pending, stats.dead);
-            if stats.dead > 0 { Err(format!("{says}: see `larder journal dead`")) } else { Ok(says) }
+    match config.look_at_journal().await {
+        Ok(contents) => {
+            let (pending, dead) = (contents.pending.len(), contents.dead_letters.len());
+            let says = format!("{pending} writes wait, {dead} dead letters; no service has it open");
+            if dead > 0 { Err(format!("{says}: see `larder journal dead`")) } else { Ok(says) }
         }
         // A service that runs has it open, and that is well.
         Err(ConfigError::Journal(JournalError::InUse(_))) => Ok("a service has it open".into()),
+        Err(ConfigError::Journal(JournalError::NotThere(path))) => Ok(format!("{} is not there yet", path.display())),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -187,9 +187,13 @@ where
 {
     #[inline]
     fn hash<Q: Hash + ?Sized>(&self, key: &Q) -> (table::Hash, usize) {
-        let hash = self.inner.hasher.hash_one(key);
+        let hash = table::Hash(self.inner.hasher.hash_one(key));
+        (hash, self.shard_of(hash))
+    }
+
+    fn shard_of(&self, hash: table::Hash) -> usize {
         // The bits that the table uses least.
-        (table::Hash(hash), (hash >> 48) as usize & (self.inner.shards.len() - 1))
+        (hash.0 >> 48) as usize & (self.inner.shards.len() - 1)
     }
 
     /// The value of a key. This counts as a use of the entry; a value is cloned under the lock of its bucket.
@@ -364,9 +368,9 @@ where
     fn insert_terms(&self, key: K, value: V, terms: Terms) {
         let (hash, at) = self.hash(&key);
         let board = &self.inner.board;
-        let kept = self.keep(hash, at, key, value, terms, false, |_| board.is_idle(hash.0)).or_else(|(key, value)| {
+        let kept = self.keep(hash, key, value, terms, false, |_| board.is_idle(hash.0)).or_else(|(key, value)| {
             let _fenced = board.fence(hash.0, &key);
-            self.keep(hash, at, key, value, terms, false, |_| true)
+            self.keep(hash, key, value, terms, false, |_| true)
         });
         if let Ok((replaced, due)) = kept {
             self.inner.notify_replaced(at, replaced);
@@ -403,7 +407,6 @@ where
     fn keep(
         &self,
         hash: table::Hash,
-        at: usize,
         key: K,
         value: V,
         terms: Terms,
@@ -411,7 +414,7 @@ where
         may: impl FnOnce(Option<u64>) -> bool,
     ) -> Result<(Option<Removed<K, V>>, Due), (K, V)> {
         let inner = &*self.inner;
-        let kept = inner.shards[at].insert(hash, key, value, terms, may, || inner.clock.now_ms())?;
+        let kept = inner.shards[self.shard_of(hash)].insert(hash, key, value, terms, may, || inner.clock.now_ms())?;
         inner.control.kept(hash.0, &terms, is_load, &inner.clock);
         Ok(kept)
     }
@@ -650,7 +653,7 @@ where
                     let mut kept = Kept::default();
                     lead.land(outcome, || {
                         if let Ok(value) = &loaded {
-                            kept = self.keep_loaded(hash, at, &key, value, cost);
+                            kept = self.keep_loaded(hash, &key, value, cost);
                         }
                     });
                     kept.finish(&self.inner, at);
@@ -747,17 +750,15 @@ where
 
     /// Keeps what a load brought, unless somebody put an entry in meanwhile. Runs under the board's lock, so what it
     /// pushes out is let go of later.
-    fn keep_loaded(&self, hash: table::Hash, at: usize, key: &K, value: &V, cost: u32) -> Kept<K, V> {
+    fn keep_loaded(&self, hash: table::Hash, key: &K, value: &V, cost: u32) -> Kept<K, V> {
         let fresh = |expires_at| expires_at == NEVER || expires_at > self.inner.clock.now_ms();
-        self.keep_if(hash, at, key, value, cost, true, |present| !present.is_some_and(fresh))
+        self.keep_if(hash, key, value, cost, true, |present| !present.is_some_and(fresh))
     }
 
     /// Keeps a value if `may` says yes, which is told when the entry that is there expires.
-    #[allow(clippy::too_many_arguments)] // As `keep`.
     fn keep_if(
         &self,
         hash: table::Hash,
-        at: usize,
         key: &K,
         value: &V,
         cost: u32,
@@ -766,7 +767,7 @@ where
     ) -> Kept<K, V> {
         let expires_at = self.expiry_of_new(key, value);
         let terms = self.terms(key, value, cost, expires_at);
-        let kept = self.keep(hash, at, key.clone(), value.clone(), terms, is_load, may);
+        let kept = self.keep(hash, key.clone(), value.clone(), terms, is_load, may);
         match kept {
             Ok((replaced, due)) => Kept { replaced, due, refused: None },
             Err(refused) => Kept { refused: Some(refused), ..Kept::default() },
@@ -842,7 +843,7 @@ where
         let mut kept = Kept::default();
         let polled = ticket.poll_end(cx, &mut |value| {
             let cost = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
-            kept = cache.keep_loaded(*hash, *at, key, value, cost);
+            kept = cache.keep_loaded(*hash, key, value, cost);
         });
         kept.finish(&cache.inner, *at);
         polled
@@ -920,7 +921,7 @@ where
                     let mut kept = Kept::default();
                     lead.land(
                         || Ok(value.clone()),
-                        || kept = self.cache.keep_if(hash, at, &self.key, &value, 0, false, may),
+                        || kept = self.cache.keep_if(hash, &self.key, &value, 0, false, may),
                     );
                     kept.finish(inner, at);
                     return Entry { key: self.key, value, is_fresh: true };

@@ -79,8 +79,8 @@ use crate::tiered::MemcachedTier;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 use crate::tiered::sql::{SqlBuildError, SqlBuilder, SqlDatabase, SqlSource};
 use crate::tiered::{
-    self, BoxFuture, Bus, Codec, FarCopy, Journal, JournalError, Key, Looked, MemoryTier, Put, Scope, Source, Tier,
-    TierError, Token,
+    self, BoxFuture, Bus, Codec, FarCopy, Journal, JournalContents, JournalError, Key, Looked, MemoryTier, Put, Scope,
+    Source, Tier, TierError, Token,
 };
 #[cfg(feature = "redis")]
 use crate::tiered::{RedisBus, RedisServer, RedisTier};
@@ -1017,12 +1017,38 @@ impl Config {
     /// # Errors
     /// There is none, it is open elsewhere, or it is damaged.
     pub async fn open_journal(&self) -> Result<Journal, ConfigError> {
+        let config = self.journal_alone()?;
+        config.open_journal_of(config.journal_table()?).await
+    }
+
+    /// What is in the journal, which is not opened for that: it stays as the service left it, and the service's.
+    ///
+    /// # Errors
+    /// There is none, it is open elsewhere, or it is damaged.
+    pub async fn look_at_journal(&self) -> Result<JournalContents, ConfigError> {
+        let config = self.journal_alone()?;
+        let path = config.path(&config.journal_table()?.path);
+        #[cfg(feature = "journal")]
+        {
+            Ok(Journal::look(path).await?)
+        }
+        #[cfg(not(feature = "journal"))]
+        {
+            let _ = path;
+            Err(lacking("journal", "journal"))
+        }
+    }
+
+    /// The journal's part, so that nothing else has to be right.
+    fn journal_alone(&self) -> Result<Config, ConfigError> {
         let journal = self.journal.clone();
         let config =
             Config { origin: self.origin.clone(), is_resolved: self.is_resolved, journal, ..Config::default() };
-        let config = config.resolved()?;
-        let none = || wrong("journal", "there is no [journal]: nothing is saved later");
-        config.open_journal_of(config.journal.as_ref().ok_or_else(none)?).await
+        config.resolved()
+    }
+
+    fn journal_table(&self) -> Result<&JournalTable, ConfigError> {
+        self.journal.as_ref().ok_or_else(|| wrong("journal", "there is no [journal]: nothing is saved later"))
     }
 
     async fn open_journal_of(&self, table: &JournalTable) -> Result<Journal, ConfigError> {

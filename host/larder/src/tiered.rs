@@ -90,7 +90,8 @@ pub use gate::{GateLimits, GateStats};
 #[cfg(feature = "http")]
 pub use http::HttpSource;
 pub use journal::{
-    Change, Contents, Journal, JournalBuilder, JournalError, JournalStats, Logged, Record, Store, StoreError,
+    Change, Contents, Journal, JournalBuilder, JournalContents, JournalError, JournalStats, Logged, Record, Store,
+    StoreError,
 };
 #[cfg(feature = "memcached")]
 pub use memcached::{MemcachedSetupError, MemcachedTier, MemcachedTierBuilder};
@@ -123,7 +124,8 @@ pub enum Failure {
     Overloaded,
     /// The other side understood and said no. Trying again does not help.
     Rejected,
-    /// Some tier or process could not be told to forget what it has; that is caught up on.
+    /// Some tier or process could not be told to forget what it has; that is caught up on while this process lives. Who, and
+    /// why, is the error's source, an [`Unreached`].
     Unreached,
     /// The keyspace has nothing that could do it.
     Unsupported,
@@ -153,7 +155,7 @@ impl fmt::Display for Failure {
             Failure::Overloaded => "too much is going on: it was not tried",
             Failure::Rejected => "the source refused",
             Failure::Unreached => {
-                "a tier or another process could not be told to forget what it has; that will be caught up on"
+                "a tier or another process could not be told to forget what it has; that is caught up on while this process lives"
             }
             Failure::Unsupported => "the keyspace has nothing that could do this",
         })
@@ -170,6 +172,11 @@ pub struct TieredError {
 impl TieredError {
     pub(crate) fn new(failure: Failure) -> Self {
         TieredError { failure, cause: None }
+    }
+
+    pub(crate) fn unreached(untold: Vec<Untold>) -> Self {
+        let cause = (!untold.is_empty()).then(|| Arc::new(Unreached { untold }) as Arc<_>);
+        TieredError { failure: Failure::Unreached, cause }
     }
 
     /// What kind of failure it is.
@@ -190,6 +197,36 @@ impl Error for TieredError {
         self.cause.as_ref().map(|cause| &**cause as &(dyn Error + 'static))
     }
 }
+
+/// Who could not be told to forget what they have: the source of an error of [`Failure::Unreached`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unreached {
+    /// Each of them. All others were told.
+    pub untold: Vec<Untold>,
+}
+
+/// A tier or a bus that could not be told something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {error}")]
+#[non_exhaustive]
+pub struct Untold {
+    /// Which: `tier 1, Redis at localhost:6379`, or `the bus, …`.
+    pub what: String,
+    /// Why.
+    pub error: TierError,
+}
+
+impl fmt::Display for Unreached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, untold) in self.untold.iter().enumerate() {
+            write!(f, "{}{untold}", if at == 0 { "" } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for Unreached {}
 
 /// As what a value was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

@@ -16,11 +16,11 @@ use super::board::{End, Joined, Lead};
 use super::far::{self, FarCopy, Looked, Put, Scope as FarScope};
 use super::gather::{LoadsWith, SavesWith, ToSave};
 use super::groups::{Group, Reached};
-use super::host::Inner;
+use super::host::{Inner, Telling};
 use super::journal::{Flushing, LogError, Record, SaveTurn};
 use super::near::{Copy, Found, Key, Token};
 use super::source::{Answer as SourceAnswer, Loaded, SourceError};
-use super::{How, Served, Ticket, TieredError};
+use super::{How, Served, Ticket, TierError, TieredError, Untold};
 use crate::engine::steps::{
     Abilities, Action, Answer, Dropping, Event, Facts, Failure, Incoming, Joining, Keeping, Kind, Loading, Looking,
     Mark, Moment, Operation, Outcome, Promotion, Rulebook, Saving, Scope, Serving, Target, Terms, Then, Traits, Turn,
@@ -173,6 +173,8 @@ pub(crate) struct Op<K: Key, V: Clone + Send + Sync + 'static> {
     lease: Option<Lease>,
     pub(crate) reply: Option<Replying<K, V>>,
     pub(crate) error: Option<TieredError>,
+    /// Who could not be told what this operation did last.
+    untold: Vec<Untold>,
     /// When a scheduled refresh begins again.
     pub(crate) again: Option<u64>,
 }
@@ -211,6 +213,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             lease: None,
             reply: None,
             error: None,
+            untold: Vec::new(),
             again: None,
             inner,
         };
@@ -529,7 +532,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                     return Flow::Wrong("a caller waits: serve, and keep besides");
                 }
                 match self.check_keeping(&keeping) {
-                    Ok(()) => Flow::Next(Event::Kept(self.keep(&keeping, 0xff, true).await)),
+                    Ok(()) => {
+                        let telling = self.keep(&keeping, 0xff, true).await;
+                        self.untold = telling.untold;
+                        Flow::Next(Event::Kept(telling.outcome))
+                    }
                     Err(why) => Flow::Wrong(why),
                 }
             }
@@ -632,7 +639,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
 
     pub(crate) fn fail(&mut self, failure: Failure) {
         let same = self.error.take().filter(|error| Failure::from(error.failure) == failure);
-        let error = same.unwrap_or_else(|| TieredError::new(failure.into()));
+        let error = same.unwrap_or_else(|| match failure {
+            Failure::Unreached => TieredError::unreached(std::mem::take(&mut self.untold)),
+            _ => TieredError::new(failure.into()),
+        });
         if let Some(lead) = self.lead.take() {
             lead.land(End::Failed(failure, Some(error.clone())));
         }
@@ -959,9 +969,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     }
 
     /// Keeps in those of the tiers that `only` names; the farthest first.
-    async fn keep(&mut self, keeping: &Keeping, only: u8, announce: bool) -> Outcome {
-        let mut outcome = Outcome { fenced: 0, down: 0, declined: 0, unannounced: false };
-        let About::Key(key) = self.about.clone() else { return outcome };
+    async fn keep(&mut self, keeping: &Keeping, only: u8, announce: bool) -> Telling {
+        let mut telling = Telling::new();
+        let About::Key(key) = self.about.clone() else { return telling };
         let now = self.inner.near.now();
         let (value, validator, tags, born, cost_us, size) = match keeping.what {
             What::Held => match &self.held {
@@ -969,11 +979,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                     let (born, cost) = self.renewed.map_or((copy.born, copy.cost_us), |new| (now, new.cost_us));
                     (value.clone(), copy.validator.clone(), copy.tags.clone(), born, cost, copy.size)
                 }
-                None => return outcome,
+                None => return telling,
             },
             What::Loaded | What::Brought => {
                 let landing = if keeping.what == What::Loaded { &self.loaded } else { &self.brought };
-                let Some(landing) = landing else { return outcome };
+                let Some(landing) = landing else { return telling };
                 let Incoming { cost_us, size, .. } = landing.incoming;
                 (landing.value.clone(), landing.validator.clone(), landing.tags.clone(), now, cost_us, size)
             }
@@ -989,13 +999,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             };
             if renews
                 && let Some(copy) = far_copy(None)
-                && self.renew_far(&key, tier, copy, &mut outcome).await
+                && self.renew_far(&key, tier, copy, &mut telling.outcome).await
             {
                 continue;
             }
             match far_copy(value.as_ref()) {
-                Some(copy) => self.keep_far(&key, tier, copy, writes, &mut outcome).await,
-                None => self.decline_far(&key, tier, &mut outcome).await,
+                Some(copy) => self.keep_far(&key, tier, copy, writes, &mut telling).await,
+                None => self.decline_far(&key, tier, &mut telling).await,
             }
         }
         if tiers & 1 != 0
@@ -1009,26 +1019,26 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 false => near.keep(&key, value, Arc::new(copy), &token, false),
             };
             if !kept {
-                outcome.fenced |= 1;
+                telling.outcome.fenced |= 1;
             }
         }
-        self.inner.tally.fenced.fetch_add(u64::from(outcome.fenced.count_ones()), Relaxed);
+        self.inner.tally.fenced.fetch_add(u64::from(telling.outcome.fenced.count_ones()), Relaxed);
         if announce && keeping.announce {
             let scope = FarScope::Keys(vec![key.text().into()]);
-            outcome.unannounced = !self.inner.announce(scope, false).await;
+            telling.announced(self.inner.announce(scope, false).await);
         }
-        outcome
+        telling
     }
 
     /// A tier cannot have the value: it is to forget what it has.
-    async fn decline_far(&self, key: &K, tier: u8, outcome: &mut Outcome) {
+    async fn decline_far(&self, key: &K, tier: u8, telling: &mut Telling) {
         let at = usize::from(tier) - 1;
         let far = &self.inner.far[at];
         let scope = FarScope::Keys(vec![self.inner.far_name(key).into()]);
         match far.call(self.inner.limits.tier, far.tier.invalidate(&scope, false)).await {
-            Ok(()) => outcome.declined |= 1 << tier,
-            Err(_) => {
-                outcome.down |= 1 << tier;
+            Ok(()) => telling.outcome.declined |= 1 << tier,
+            Err(error) => {
+                telling.missed(at, far, error);
                 self.inner.owe(at, &About::Key(key.clone()), false);
             }
         }
@@ -1048,14 +1058,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         true
     }
 
-    async fn keep_far(&self, key: &K, tier: u8, copy: FarCopy, writes: bool, outcome: &mut Outcome) {
-        let bit = 1 << tier;
-        let far = &self.inner.far[usize::from(tier) - 1];
+    async fn keep_far(&self, key: &K, tier: u8, copy: FarCopy, writes: bool, telling: &mut Telling) {
+        let (bit, at) = (1 << tier, usize::from(tier) - 1);
+        let far = &self.inner.far[at];
         let name = self.inner.far_name(key);
         let limit = self.inner.limits.tier;
-        let mut token = self.far_tokens.get(usize::from(tier) - 1).copied().flatten();
+        let mut token = self.far_tokens.get(at).copied().flatten();
         if token.is_none() && !writes {
-            outcome.fenced |= bit;
+            telling.outcome.fenced |= bit;
             return;
         }
         // Before what is owed there has been dropped, nothing is read there; so nothing is kept there.
@@ -1066,23 +1076,23 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             token = far.call(limit, far.tier.token(&name)).await.ok();
         }
         let put = match token {
-            _ if is_down => Err(()),
-            Some(token) => far.call(limit, far.tier.put(&name, copy, token, writes)).await.map_err(drop),
+            _ if is_down => Err(TierError::Unavailable("what it is owed from before is not dropped there yet".into())),
+            Some(token) => far.call(limit, far.tier.put(&name, copy, token, writes)).await,
             // It was saved or logged, and nobody knows whether before or after what is there.
             None => {
                 let scope = FarScope::Keys(vec![name.as_str().into()]);
                 let dropped = far.call(limit, far.tier.invalidate(&scope, false)).await;
-                dropped.map(|()| Put::Declined).map_err(drop)
+                dropped.map(|()| Put::Declined)
             }
         };
         match put {
             Ok(Put::Kept) => {}
-            Ok(Put::Fenced) => outcome.fenced |= bit,
-            Ok(Put::Declined) => outcome.declined |= bit,
-            Err(()) => {
-                outcome.down |= bit;
+            Ok(Put::Fenced) => telling.outcome.fenced |= bit,
+            Ok(Put::Declined) => telling.outcome.declined |= bit,
+            Err(error) => {
+                telling.missed(at, far, error);
                 if writes {
-                    self.inner.owe(usize::from(tier) - 1, &About::Key(key.clone()), false);
+                    self.inner.owe(at, &About::Key(key.clone()), false);
                 }
             }
         }
@@ -1260,7 +1270,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     // ---- drop and expire
 
     async fn forget(&mut self, dropping: &Dropping, soft: bool) -> Outcome {
-        self.inner.forget(&self.about, dropping.tiers, dropping.announce, soft).await
+        let telling = self.inner.forget(&self.about, dropping.tiers, dropping.announce, soft).await;
+        self.untold = telling.untold;
+        telling.outcome
     }
 
     // ---- serve

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::driver::{Op, Reply};
 use super::near::Key;
-use super::{Failure, How, Served, TieredError};
+use super::{Failure, How, Served};
 use crate::engine::steps::{Event, Kind, Loading, Saving, Traits};
 
 /// Brings an operation to its end.
@@ -21,9 +21,8 @@ pub(crate) async fn finish<K: Key, V: Clone + Send + Sync + 'static>(op: &mut Op
         Kind::Invalidate => {
             let is_heard = op.traits.contains(Traits::HEARD);
             let tiers = if is_heard { op.inner.tiers() & !op.inner.shared() } else { op.inner.tiers() };
-            let outcome = op.inner.forget(&op.about, tiers, !is_heard && op.inner.bus.is_some(), false).await;
-            let reached = outcome.down == 0 && !outcome.unannounced;
-            op.answer(if reached { Ok(Reply::Done) } else { Err(TieredError::new(Failure::Unreached)) });
+            let telling = op.inner.forget(&op.about, tiers, !is_heard && op.inner.bus.is_some(), false).await;
+            op.answer(telling.result().map(|()| Reply::Done));
         }
         Kind::Refresh | Kind::Fill => {
             op.land_own();
@@ -113,13 +112,8 @@ async fn write<K: Key, V: Clone + Send + Sync + 'static>(op: &mut Op<K, V>) {
         op.save(&Saving { fence: 0, hard_ms: 0 }).await;
     }
     let error = op.error.take();
-    let outcome = op.inner.forget(&op.about, op.inner.tiers(), op.inner.bus.is_some(), false).await;
-    let reached = outcome.down == 0 && !outcome.unannounced;
-    let error = error.or((!reached).then(|| TieredError::new(Failure::Unreached)));
-    op.answer(match error {
-        None => Ok(Reply::Done),
-        Some(error) => Err(error),
-    });
+    let telling = op.inner.forget(&op.about, op.inner.tiers(), op.inner.bus.is_some(), false).await;
+    op.answer(error.map_or_else(|| telling.result(), Err).map(|()| Reply::Done));
 }
 
 /// Saves, and leaves the write in the journal if that fails.

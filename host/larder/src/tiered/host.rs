@@ -19,7 +19,7 @@ use super::source::Answer;
 use super::stats::Counters;
 use super::{
     BoxFuture, Bus, Failure, FarCopy, Group, Key, Listener, Loaded, News, Scope, Source, Tier, TierError, TieredError,
-    WriteId,
+    Untold, WriteId,
 };
 use crate::Value;
 use crate::engine::steps::{self, Incoming, Kind, Outcome, Rulebook, Terms, Traits};
@@ -52,6 +52,36 @@ pub(crate) struct Far {
     pub(super) gate: Gate,
     pub(super) owed: Mutex<Vec<Owed>>,
     pub(super) owing: AtomicUsize,
+}
+
+/// What came of telling tiers and other processes of something, with who could not be told.
+pub(super) struct Telling {
+    pub(super) outcome: Outcome,
+    pub(super) untold: Vec<Untold>,
+}
+
+impl Telling {
+    pub(super) fn new() -> Self {
+        Telling { outcome: Outcome { fenced: 0, down: 0, declined: 0, unannounced: false }, untold: Vec::new() }
+    }
+
+    /// The far tier of this index could not be told.
+    pub(super) fn missed(&mut self, at: usize, far: &Far, error: TierError) {
+        self.outcome.down |= 2 << at;
+        self.untold.push(Untold { what: format!("tier {}, {}", at + 1, far.tier.summary()), error });
+    }
+
+    /// The bus was told, or not.
+    pub(super) fn announced(&mut self, told: Result<(), Untold>) {
+        self.outcome.unannounced = told.is_err();
+        self.untold.extend(told.err());
+    }
+
+    /// What an operation that needs all to know ends with.
+    pub(super) fn result(self) -> Result<(), TieredError> {
+        let all_know = self.outcome.down == 0 && !self.outcome.unannounced;
+        if all_know { Ok(()) } else { Err(TieredError::unreached(self.untold)) }
+    }
 }
 
 /// So many invalidations are owed to a tier one by one.
@@ -358,13 +388,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         });
     }
 
-    /// Takes copies away or ends their freshness: the farthest tier first, tier 0 last; then other processes are told.
-    pub(super) async fn forget(&self, about: &About<K>, tiers: u8, announce: bool, soft: bool) -> Outcome {
-        let mut outcome = Outcome { fenced: 0, down: 0, declined: 0, unannounced: false };
+    /// Takes copies away or ends their freshness: the farthest tier first, tier 0 last; then other processes are told. All are
+    /// tried, whoever of them fails.
+    pub(super) async fn forget(&self, about: &About<K>, tiers: u8, announce: bool, soft: bool) -> Telling {
+        let mut telling = Telling::new();
         let scope = self.far_scope(about);
         for (at, far) in self.far.iter().enumerate().rev().filter(|(at, _)| tiers & 2 << at != 0) {
-            if far.call(self.limits.tier, far.tier.invalidate(&scope, soft)).await.is_err() {
-                outcome.down |= 2 << at;
+            if let Err(error) = far.call(self.limits.tier, far.tier.invalidate(&scope, soft)).await {
+                telling.missed(at, far, error);
                 self.owe(at, about, soft);
             }
         }
@@ -373,9 +404,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         }
         if announce {
             let scope = self.near_scope(about);
-            outcome.unannounced = !self.announce(scope, soft).await;
+            telling.announced(self.announce(scope, soft).await);
         }
-        outcome
+        telling
     }
 
     pub(super) fn forget_near(&self, about: &About<K>, soft: bool) {
@@ -398,18 +429,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         self.forget(about, self.tiers(), self.bus.is_some(), false).await;
     }
 
-    /// Tells other processes; `false`: some could not be told, and that is owed.
-    pub(super) async fn announce(&self, scope: Scope, soft: bool) -> bool {
-        let (Some(bus), Some(me)) = (&self.bus, self.me.upgrade()) else { return true };
+    /// Tells other processes; where some could not be told, that is owed.
+    pub(super) async fn announce(&self, scope: Scope, soft: bool) -> Result<(), Untold> {
+        let (Some(bus), Some(me)) = (&self.bus, self.me.upgrade()) else { return Ok(()) };
         let news = News { keyspace: self.name.clone(), scope, soft };
         let me: Arc<dyn Listener> = me;
         let told = tokio::time::timeout(self.limits.tier, bus.announce(&me, news.clone())).await;
-        if matches!(told, Ok(Ok(()))) {
-            return true;
-        }
+        let Err(error) = told.unwrap_or(Err(TierError::TimedOut)) else { return Ok(()) };
         self.news_owed.lock().push(news);
         self.catch_up();
-        false
+        Err(Untold { what: format!("the bus, {}", bus.summary()), error })
     }
 
     /// Something is to be dropped in a far tier as soon as that can be reached, and then announced.

@@ -81,6 +81,16 @@ pub enum JournalError {
     /// The file is something else.
     #[error("{0} is a database, but no journal of Larder's: name another file")]
     NotAJournal(PathBuf),
+    /// Who only looks makes none.
+    #[error(
+        "there is no journal {0} yet: a service makes it when it starts; if one has run, look whether the path is right"
+    )]
+    NotThere(PathBuf),
+    /// Nobody can tell what it was.
+    #[error(
+        "the journal {0} is an empty file: a crash may leave one where a journal is made, and a service that starts makes it a          new one. If it has had writes, they are gone: put a copy of it back before a service starts"
+    )]
+    Empty(PathBuf),
     /// The disk, or the file's permissions.
     #[error("the journal {path} cannot be opened: {cause}")]
     Io {
@@ -243,6 +253,16 @@ impl std::fmt::Debug for Journal {
     }
 }
 
+/// What a journal has. From [`Journal::look`].
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct JournalContents {
+    /// The writes that wait to be saved, in the order in which they were logged.
+    pub pending: Vec<Logged>,
+    /// The writes that a source will never take, in the order in which they were logged.
+    pub dead_letters: Vec<Logged>,
+}
+
 /// A write that a journal has. From [`Journal::pending`] and [`Journal::dead_letters`].
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -303,6 +323,22 @@ impl Journal {
             flush_after: Duration::from_secs(1),
             flush_batch: 128,
         }
+    }
+
+    /// What the journal in a file has, for who must not change it: none is made, the file keeps its owner, and what a crash has
+    /// left to be repaired stays so. For operators; [`JournalBuilder::open`] is for the service.
+    ///
+    /// # Errors
+    /// There is none, it is empty, a process has it open, or it is damaged.
+    #[cfg(feature = "journal")]
+    pub async fn look(path: impl AsRef<Path>) -> Result<JournalContents, JournalError> {
+        let path = path.as_ref().to_path_buf();
+        let looking = file::Looking(path.clone());
+        let contents = tokio::task::spawn_blocking(move || file::look(&path)).await;
+        let contents =
+            contents.map_err(|panic| JournalError::Store { summary: looking.summary(), cause: Arc::new(panic) })??;
+        let journal = Journal::builder().open_on(looking, contents);
+        Ok(JournalContents { pending: journal.pending(), dead_letters: journal.dead_letters() })
     }
 
     /// How it stands.

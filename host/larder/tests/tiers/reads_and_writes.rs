@@ -1,16 +1,17 @@
 //! The patterns as their users see them: the real driver and the built-in component, on a clock that stands still between
 //! two events, over a source and far tiers that are slow, fail and come back as a test says.
 
+use std::error::Error as _;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use crate::hostile::Guest;
 use crate::world::{Database, FlakyTier, Process, ms, numbers};
 use larder::tiered::{
-    BoxFuture, Codec, Failure, FarCopy, FromFn, GateLimits, How, Loaded, LocalBus, Lookup, MemoryTier, Put,
-    SourceError, Tier, Tiered, TieredBuildError, TieredBuilder, TieredError,
+    BoxFuture, Bus, Codec, Failure, FarCopy, FromFn, GateLimits, How, Listener, Loaded, LocalBus, Lookup, MemoryTier,
+    News, Put, SourceError, Tier, TierError, Tiered, TieredBuildError, TieredBuilder, TieredError, Unreached,
 };
 use larder::{Cache, Patterns, Policy};
 use tokio::time::{advance, sleep};
@@ -629,6 +630,65 @@ async fn a_far_tier_that_is_down_makes_reads_slower_and_not_wrong() {
     cache.get(&7).await.unwrap();
     let other = Process::over(&database, tier.clone(), &bus).build().unwrap();
     assert_eq!(other.get(&7).await.unwrap(), Some(2));
+}
+
+/// A bus that tells nobody.
+struct DeadBus;
+
+impl Bus for DeadBus {
+    fn summary(&self) -> String {
+        "a dead bus".into()
+    }
+    fn join(&self, _: Weak<dyn Listener>) {}
+    fn announce<'a>(&'a self, _: &'a Arc<dyn Listener>, _: News) -> BoxFuture<'a, Result<(), TierError>> {
+        Box::pin(async { Err(TierError::TimedOut) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_be_told_is_named_and_all_others_are_told() {
+    let database = Database::new(ms(10));
+    let (near, far) = (Arc::new(FlakyTier::new(100)), Arc::new(FlakyTier::new(100)));
+    let cache = over(&database)
+        .far(near.clone())
+        .far(far.clone())
+        .codec(numbers())
+        .bus(Arc::new(DeadBus))
+        .rule("write", "write-through")
+        .build()
+        .unwrap();
+    let keys: Vec<Arc<str>> = (0..8).map(|key| format!("test:{key}").into()).collect();
+    for (dead, living) in [(&near, &far), (&far, &near)] {
+        for key in 0..8 {
+            cache.get(&key).await.unwrap();
+        }
+        dead.fail(true);
+        let which = if Arc::ptr_eq(dead, &near) { 1 } else { 2 };
+        let told = |error: TieredError| {
+            let unreached = error.source().and_then(|source| source.downcast_ref::<Unreached>()).unwrap();
+            let mut untold: Vec<_> = unreached.untold.iter().map(|untold| untold.what.as_str()).collect();
+            untold.sort_unstable();
+            assert_eq!(untold, ["the bus, a dead bus", &format!("tier {which}, a tier that fails")]);
+            assert!(error.to_string().contains("it did not answer in time"), "{error}");
+        };
+        let there = async |key: usize| living.get(&keys[key]).await.unwrap().copy.is_some();
+        assert!(there(0).await && there(1).await && there(2).await && there(3).await);
+        told(cache.invalidate(&0).await.unwrap_err());
+        assert!(!there(0).await);
+        told(cache.invalidate_many(vec![1, 2]).await.unwrap_err());
+        assert!(!there(1).await && !there(2).await);
+        told(cache.insert(3, 4).await.unwrap_err());
+        assert!(there(3).await, "it has what was written");
+        told(cache.invalidate_prefix("4").await.unwrap_err());
+        assert!(!there(4).await);
+        assert!(there(5).await);
+        told(cache.invalidate_tag("red").await.unwrap_err());
+        told(cache.invalidate_all().await.unwrap_err());
+        assert!(!there(5).await);
+        dead.fail(false);
+        sleep(ms(20_000)).await;
+        assert!(cache.stats().owed > 0, "the bus is owed it still");
+    }
 }
 
 #[tokio::test(start_paused = true)]

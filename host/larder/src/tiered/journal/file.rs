@@ -10,15 +10,22 @@
 //! sync fails, Linux drops what it had not written, goes on showing it to whoever reads, and says so once, perhaps to a process
 //! that is gone: a later commit could be built upon pages that the disk never got, and be acknowledged, and be unreadable
 //! after a power cut. Of a copy each page is synced anew. (Rebello and others, *Can Applications Recover from fsync Failures?*,
-//! ATC 2020.) Where the disk is only full nothing is dropped, and the file will do as it is.
+//! ATC 2020.) Where the disk is only full nothing is dropped, and the file will do as it is. The copy has the owner, where that
+//! is permitted, and the permissions of the file, so that the service can open it whoever opened it before.
+//!
+//! An empty file is opened as a new journal: a crash leaves one where the file is there and its first copy is not yet.
+//!
+//! **Who only looks changes nothing** ([`look`]): the bytes are read into memory, and what a crash has left to be repaired is
+//! repaired there.
 
+use std::io::Read as _;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
 use parking_lot::Mutex;
-use redb::backends::FileBackend;
+use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition, TableError,
 };
@@ -104,23 +111,25 @@ trait Place: Send + Sync + 'static {
 
 impl Place for PathBuf {
     fn open(&self) -> Result<Database, DatabaseError> {
-        let old = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self)?;
+        let old = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self);
+        let old = old.map_err(|error| match fs::symlink_metadata(self) {
+            Ok(_) => error,
+            Err(_) => in_directory("it cannot be made in", self, &error),
+        })?;
+        let about = old.metadata()?;
         // Where a link leads.
         let path = fs::canonicalize(self)?;
         // As redb locks what it opens.
-        let held = FileBackend::new(old)?;
-        match held.try_lock_range(Bound::Unbounded, Bound::Unbounded) {
-            Ok(true) => {}
-            Ok(false) => return Err(DatabaseError::DatabaseAlreadyOpen),
-            Err(error) => return Err(io::Error::other(error.to_string()).into()),
-        }
+        let _held = locked(old, false)?;
         let beside = beside(&path);
         let copied = || -> Result<Database, DatabaseError> {
-            fs::copy(&path, &beside)?;
+            let copying = |error| in_directory("a copy of it, which takes its place, cannot be made in", &path, &error);
+            fs::copy(&path, &beside).map_err(copying)?;
+            keep_owner(&about, &beside);
             fs::OpenOptions::new().write(true).open(&beside)?.sync_all()?;
             // What has to be repaired is repaired there.
             let database = builder().create(&beside)?;
-            fs::rename(&beside, &path)?;
+            fs::rename(&beside, &path).map_err(copying)?;
             // Elsewhere a directory cannot be opened, and need not be.
             #[cfg(unix)]
             fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
@@ -136,6 +145,91 @@ impl Place for PathBuf {
 
     fn open_as_it_is(&self) -> Result<Database, DatabaseError> {
         builder().create(self)
+    }
+}
+
+/// Locked as redb locks what it opens; what is only read, as redb does that.
+fn locked(file: fs::File, only_reads: bool) -> Result<FileBackend, DatabaseError> {
+    let held = FileBackend::new(file)?;
+    let locked = match only_reads {
+        true => held.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded),
+        false => held.try_lock_range(Bound::Unbounded, Bound::Unbounded),
+    };
+    match locked {
+        Ok(true) => Ok(held),
+        Ok(false) => Err(DatabaseError::DatabaseAlreadyOpen),
+        Err(error) => Err(io::Error::other(error.to_string()).into()),
+    }
+}
+
+/// What failed, with the directory that it failed in.
+fn in_directory(what: &str, path: &Path, error: &io::Error) -> io::Error {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    io::Error::new(error.kind(), format!("{what} the directory {}: {error}", directory.display()))
+}
+
+/// Gives a copy the owner of its original, or at least its group, as far as this user may.
+fn keep_owner(original: &fs::Metadata, copy: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, chown};
+        let of = |about: &fs::Metadata| (about.uid(), about.gid());
+        let (uid, gid) = of(original);
+        if fs::metadata(copy).is_ok_and(|about| of(&about) == (uid, gid)) {
+            return;
+        }
+        if let Err(error) = chown(copy, Some(uid), Some(gid)).or_else(|_| chown(copy, None, Some(gid))) {
+            let path = copy.display();
+            tracing::warn!(%path, %error, "the copy of a journal, which takes its place, cannot have its owner {uid}:{gid}");
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (original, copy);
+}
+
+/// What is in a file, which is left as it is, and may be opened by others as soon as this returns.
+pub(super) fn look(path: &Path) -> Result<Contents, JournalError> {
+    let bytes = read_alone(path).map_err(|error| match error {
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+            JournalError::NotThere(path.to_path_buf())
+        }
+        error => not_opened(path, error),
+    })?;
+    if bytes.is_empty() {
+        return Err(JournalError::Empty(path.to_path_buf()));
+    }
+    let looked = caught(|| {
+        let opened = || -> Result<Database, DatabaseError> {
+            let memory = InMemoryBackend::new();
+            memory.set_len(bytes.len() as u64)?;
+            memory.write(0, &bytes)?;
+            builder().create_with_backend(memory)
+        };
+        contents(&opened().map_err(|error| not_opened(path, error))?, path)
+    });
+    looked.unwrap_or_else(|what| Err(JournalError::Damaged { path: path.to_path_buf(), what }))
+}
+
+/// The bytes of a file that nobody has open.
+fn read_alone(path: &Path) -> Result<Vec<u8>, DatabaseError> {
+    let file = fs::File::open(path)?;
+    let mut reading = file.try_clone()?;
+    let _held = locked(file, true)?;
+    let mut bytes = Vec::new();
+    reading.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The store of who only looks.
+pub(super) struct Looking(pub(super) PathBuf);
+
+impl Store for Looking {
+    fn summary(&self) -> String {
+        format!("a look at the journal {}", self.0.display())
+    }
+
+    fn commit(&self, _: Vec<Change>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Err(told(io::Error::from(io::ErrorKind::ReadOnlyFilesystem))) })
     }
 }
 
@@ -526,6 +620,72 @@ mod tests {
         assert!(matches!(open().unwrap_err(), JournalError::NotAJournal(_)));
         let nowhere = FileStore::open(&directory.path().join("no/such/directory")).map(drop).unwrap_err();
         assert!(matches!(nowhere, JournalError::Io { .. }) && text(&nowhere).contains("no/such"), "{nowhere}");
+    }
+
+    #[test]
+    fn who_looks_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("orders.journal");
+        let names = || {
+            let entries = fs::read_dir(directory.path()).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+        };
+        let error = look(&path).unwrap_err();
+        assert!(matches!(error, JournalError::NotThere(_)) && names().is_empty(), "{error} {:?}", names());
+        fs::write(&path, "").unwrap();
+        let error = look(&path).unwrap_err();
+        assert!(matches!(error, JournalError::Empty(_)) && fs::read(&path).unwrap().is_empty(), "{error}");
+
+        // What a crash has left at its creation becomes a journal.
+        let (store, _) = FileStore::open(&path).unwrap();
+        commit(&store, vec![Change::Put(1, record("a", Some(b"1")))]).unwrap();
+        assert!(matches!(look(&path).unwrap_err(), JournalError::InUse(_)));
+        // As a process leaves it that is killed: it has to be repaired.
+        let killed = fs::read(&path).unwrap();
+        drop(store);
+        let whole = fs::read(&path).unwrap();
+        assert_ne!(killed, whole);
+        for bytes in [whole, killed] {
+            fs::write(&path, &bytes).unwrap();
+            let contents = look(&path).unwrap();
+            assert_eq!(contents.records, [(1, record("a", Some(b"1")))]);
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+            assert_eq!(names(), ["orders.journal"]);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_copy_has_the_owner_and_the_permissions_of_its_original() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("orders.journal");
+        drop(FileStore::open(&path).unwrap());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        // Only root may give files away.
+        let is_root = chown(&path, Some(12_345), Some(54_321)).is_ok();
+        let of = |about: fs::Metadata| (about.uid(), about.gid(), about.mode() & 0o777);
+        let before = fs::metadata(&path).unwrap();
+        drop(FileStore::open(&path).unwrap());
+        let after = fs::metadata(&path).unwrap();
+        assert_ne!(before.ino(), after.ino(), "it is a copy");
+        assert!(!is_root || before.uid() == 12_345);
+        assert_eq!(of(after), of(before));
+    }
+
+    #[test]
+    fn where_a_copy_cannot_be_made_the_directory_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("orders.journal");
+        drop(FileStore::open(&path).unwrap());
+        fs::create_dir(beside(&path)).unwrap();
+        let error = FileStore::open(&path).map(drop).unwrap_err();
+        let named = format!("the directory {}:", directory.path().display());
+        assert!(matches!(error, JournalError::Io { .. }) && error.to_string().contains(&named), "{error}");
+        let error = FileStore::open(&directory.path().join("no/journal")).map(drop).unwrap_err();
+        let named = format!("the directory {}:", directory.path().join("no").display());
+        assert!(matches!(error, JournalError::Io { .. }) && error.to_string().contains(&named), "{error}");
     }
 
     /// A disk that is full for a while.
