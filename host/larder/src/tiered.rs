@@ -84,7 +84,7 @@ pub use codec::{BoxError, Codec};
 pub use disk::{DiskSetupError, DiskTier, DiskTierBuilder};
 pub use envelope::{Envelope, EnvelopeError};
 pub use far::{
-    BoxFuture, FarCopy, Group, GroupVersion, KeyPage, Looked, MemoryTier, Put, Scope, Tier, TierError, Token,
+    BoxFuture, FarCopy, Group, GroupVersion, KeyPage, Looked, MemoryTier, Put, Refusal, Scope, Tier, TierError, Token,
 };
 pub use gate::{GateLimits, GateStats};
 #[cfg(feature = "http")]

@@ -31,12 +31,25 @@ pub enum TierError {
     /// It could not be reached, or broke off.
     #[error("it cannot be reached: {0}")]
     Unavailable(String),
+    /// It answered, and said no.
+    #[error("it refuses: {0}")]
+    Refused(Refusal),
     /// It did not answer in time.
     #[error("it did not answer in time")]
     TimedOut,
     /// It is not made for this: asking again does not help.
     #[error("it cannot do this: {0}")]
     Unsupported(&'static str),
+}
+
+/// What a tier said instead of doing what it was asked, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct Refusal {
+    /// What it said, and the remedy.
+    pub what: String,
+    /// Whether it says so to all that it is asked, so that it is as good as down; or it may take other calls.
+    pub is_outage: bool,
 }
 
 /// What must not have changed in a tier for something to be kept there.
@@ -85,7 +98,8 @@ pub struct Looked {
     pub token: Option<Token>,
     /// The copy, if there is one that may still be served in some way and that no hard invalidation has reached.
     pub copy: Option<FarCopy>,
-    /// There was something that could not be read: damaged, or written by a later version. It counts as absent.
+    /// There was something that could not be read: damaged, of another kind, or, in a tier that does not tell that apart
+    /// ([`Tier::newer`]), written by a later version. It counts as absent.
     pub damaged: bool,
 }
 
@@ -94,7 +108,7 @@ pub struct Looked {
 pub enum Put {
     /// It is there.
     Kept,
-    /// Something newer has happened to the key: nothing was changed.
+    /// Something newer has happened to the key, or a later version of Larder has a copy there: nothing was changed.
     Fenced,
     /// The tier does not take it, because it is too large, say; what it had of the key is gone.
     Declined,
@@ -156,6 +170,11 @@ pub trait Tier: Send + Sync + 'static {
             }
             Ok(looked)
         })
+    }
+
+    /// How many copies it has met that a later version of Larder wrote. They count as absent, and are not damaged.
+    fn newer(&self) -> u64 {
+        0
     }
 
     /// The token alone.
@@ -232,6 +251,10 @@ impl<T: Tier + ?Sized> Tier for Arc<T> {
 
     fn get_many<'a>(&'a self, keys: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
         (**self).get_many(keys)
+    }
+
+    fn newer(&self) -> u64 {
+        (**self).newer()
     }
 
     fn token<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Token, TierError>> {

@@ -4,7 +4,7 @@
 //!
 //! The breaker opens after a number of failures in a row. While it is open nothing goes through; after a rest one call goes
 //! to see, and the others wait for what comes of it. Only that something cannot be reached, or does not answer in time, is a
-//! failure: a source that says no is well.
+//! failure, and that a tier refuses all that it is asked ([`Refusal::is_outage`](super::Refusal)): a source that says no is well.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};

@@ -117,7 +117,12 @@ impl Far {
         let called = tokio::time::timeout(limit, async {
             let pass = self.gate.enter().await.map_err(|shut| TierError::Unavailable(shut.to_string()))?;
             let called = call.await;
-            pass.end(if called.is_ok() { Ended::Well } else { Ended::Badly });
+            pass.end(match &called {
+                Ok(_) => Ended::Well,
+                // It may take other calls: a full memory does not hold up reads.
+                Err(TierError::Refused(refusal)) if !refusal.is_outage => Ended::Well,
+                Err(_) => Ended::Badly,
+            });
             called
         });
         called.await.unwrap_or(Err(TierError::TimedOut))

@@ -24,7 +24,7 @@ use redis::{
 pub use bus::{RedisBus, RedisBusBuilder};
 pub use tier::{RedisTier, RedisTierBuilder};
 
-use super::TierError;
+use super::{Refusal, TierError};
 use single::Single;
 
 /// Why a Redis cannot be used as it was set up.
@@ -322,7 +322,35 @@ fn unexpected(what: &'static str) -> RedisError {
 }
 
 fn failed(error: RedisError) -> TierError {
-    if error.is_timeout() { TierError::TimedOut } else { TierError::Unavailable(error.to_string()) }
+    if error.is_timeout() {
+        return TierError::TimedOut;
+    }
+    // What an operator has to put right before anything of ours is answered again is an outage; where only some calls are
+    // refused, reads mostly, the others are not held back for it.
+    let (is_outage, remedy) = if error.kind() == ErrorKind::AuthenticationFailed || says(&error, "WRONGPASS") {
+        (true, "set the user and the password of the server in the address, and look there whether the user is on")
+    } else if says(&error, "NOAUTH") {
+        (true, "set the password of the server in the address, and the user where it is not the default one")
+    } else if says(&error, "READONLY") {
+        (true, "this is a replica: set the address of its primary, or wait until a failover is over")
+    } else if says(&error, "MOVED") || says(&error, "ASK") {
+        (true, "this server belongs to a Cluster: set it up as one")
+    } else if says(&error, "NOPERM") || error.to_string().contains("user executing the script can't") {
+        (false, "grant the user the command and the keys: `ACL LOG` on the server says which")
+    } else if says(&error, "OOM") {
+        (false, "its memory is full: raise its `maxmemory`, or set a `maxmemory-policy` that evicts")
+    } else {
+        return TierError::Unavailable(error.to_string());
+    };
+    let refusal = Refusal { what: format!("{error}: {remedy}"), is_outage };
+    TierError::Refused(refusal)
+}
+
+/// Whether a server's answer has this code, or word; those to a script and to a pipeline have it in their text.
+fn says(error: &RedisError, code: &str) -> bool {
+    let in_text = |text: &str| text.split(|letter: char| !letter.is_ascii_alphanumeric()).any(|word| word == code);
+    let is_servers = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
+    error.code() == Some(code) || is_servers && in_text(&error.to_string())
 }
 
 /// The bytes of an answer; `None`: nil.

@@ -55,6 +55,8 @@ pub struct TieredStats {
     pub fenced: u64,
     /// Far copies that could not be read.
     pub damaged: u64,
+    /// Copies that its far tiers have met, for whatever keyspace, and that a later version of Larder wrote.
+    pub newer: u64,
     /// Invalidations that a tier or the bus is still owed.
     pub owed: u64,
     /// Loads under way.
@@ -143,6 +145,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
             refreshes: of(&tally.refreshes),
             fenced: of(&tally.fenced),
             damaged: of(&tally.damaged),
+            newer: self.far.iter().map(|far| far.tier.newer()).sum(),
             owed: self.owed() as u64,
             loading: self.board.len() as u64,
             steps: of(&steps.steps),
@@ -182,6 +185,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Chores for Inner<K, V> {
             ("larder_refreshes_total", stats.refreshes),
             ("larder_fenced_total", stats.fenced),
             ("larder_damaged_total", stats.damaged),
+            ("larder_newer_total", stats.newer),
             ("larder_pattern_steps_total", stats.steps),
             ("larder_pattern_instances_dropped_total", stats.instances_dropped),
             ("larder_pattern_wrong_answers_total", stats.wrong_answers),

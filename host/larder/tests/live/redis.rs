@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::servers::Server;
 use larder::tiered::testkit::TierSuite;
-use larder::tiered::{FarCopy, Group, Put, RedisServer, RedisTier, Scope, Tier};
+use larder::tiered::{Envelope, FarCopy, Group, Put, RedisServer, RedisTier, Scope, Tier, TierError};
 use tokio::time::sleep;
 
 /// A server that keeps nothing on disk, with further options.
@@ -285,6 +285,142 @@ async fn operators_see_keys_and_groups() {
     groups.sort_by_key(|version| version.hard.max(version.soft));
     let seen: Vec<_> = groups.iter().map(|version| (&version.group, version.hard, version.soft)).collect();
     assert_eq!(seen, [(&Group::Tag("red".into()), 1, 0), (&Group::Prefix("".into()), 0, 2)]);
+}
+
+async fn run(connection: &mut redis::aio::MultiplexedConnection, words: &[&str]) -> redis::Value {
+    redis::cmd(words[0]).arg(&words[1..]).query_async(connection).await.unwrap()
+}
+
+/// Whoever wrote a list, say, under the name of an entry.
+#[tokio::test]
+async fn a_key_of_another_kind_is_absent_and_replaced() {
+    let Some(server) = redis(&[]) else { return };
+    let (tier, mut connection) = (RedisTier::connect(&at(&server)).await.unwrap(), raw(&server).await);
+    let spoil = async |connection: &mut redis::aio::MultiplexedConnection| {
+        run(connection, &["DEL", "{larder:0}e:k"]).await;
+        run(connection, &["HSET", "{larder:0}e:k", "a", "b"]).await;
+    };
+    let type_of = async |connection: &mut redis::aio::MultiplexedConnection| {
+        redis::from_redis_value::<String>(run(connection, &["TYPE", "{larder:0}e:k"]).await).unwrap()
+    };
+    for write in [false, true] {
+        spoil(&mut connection).await;
+        let looked = tier.get("k").await.unwrap();
+        assert!(looked.copy.is_none() && looked.damaged);
+        let many = tier.get_many(&["k".into(), "other".into()]).await.unwrap();
+        assert!(many.iter().all(|looked| looked.copy.is_none()));
+        let validated = FarCopy { validator: Some("v".into()), value: None, ..copy("") };
+        assert_eq!(tier.renew("k", validated, looked.token.unwrap()).await.unwrap(), None);
+        assert_eq!(tier.put("k", copy("new"), looked.token.unwrap(), write).await.unwrap(), Put::Kept);
+        assert_eq!(value(&tier, "k").await.as_deref(), Some("new"));
+    }
+    for soft in [false, true] {
+        spoil(&mut connection).await;
+        tier.invalidate(&keys("k"), soft).await.unwrap();
+        assert_eq!(type_of(&mut connection).await, "none");
+    }
+}
+
+#[tokio::test]
+async fn counters_that_are_none_are_named_with_the_remedy() {
+    let Some(server) = redis(&[]) else { return };
+    let (tier, mut connection) = (RedisTier::connect(&at(&server)).await.unwrap(), raw(&server).await);
+    for wrong in [
+        &["SET", "{larder:0}c", "somebody else's"][..],
+        &["HSET", "{larder:0}c", "epoch", "banana"],
+        &["HSET", "{larder:0}c", "n", "banana"],
+    ] {
+        set(&tier, "k", "value").await;
+        let token = tier.token("k").await.unwrap();
+        run(&mut connection, wrong).await;
+        let (tag, keys) = (Scope::Group(Group::Tag("t".into())), keys("k"));
+        let mut errors = vec![tier.get("k").await.unwrap_err(), tier.token("k").await.unwrap_err()];
+        errors.extend(tier.get_many(&["k".into(), "l".into()]).await.err());
+        errors.extend(tier.put("k", copy("new"), token, true).await.err());
+        errors.extend(tier.invalidate(&tag, false).await.err());
+        errors.extend(tier.invalidate(&keys, false).await.err());
+        assert!(errors.len() >= 3);
+        for error in errors {
+            let text = error.to_string();
+            assert!(matches!(&error, TierError::Refused(refusal) if refusal.is_outage), "{wrong:?}: {text}");
+            assert!(text.contains("DEL '{larder:0}c'") && !text.contains("cannot be reached"), "{wrong:?}: {text}");
+        }
+        run(&mut connection, &["DEL", "{larder:0}c"]).await;
+        assert_eq!(value(&tier, "k").await, None, "the remedy is one");
+    }
+}
+
+#[tokio::test]
+async fn what_a_later_version_wrote_is_left_alone_by_fills() {
+    let Some(server) = redis(&[]) else { return };
+    let (tier, mut connection) = (RedisTier::connect(&at(&server)).await.unwrap(), raw(&server).await);
+    let mut newer = Envelope::new(copy("newer"), 0).encode();
+    newer[4] = 2;
+    let is_there = async |connection: &mut redis::aio::MultiplexedConnection| {
+        let there = redis::cmd("GET").arg("{larder:0}e:k").query_async::<Vec<u8>>(connection).await.unwrap();
+        there == newer
+    };
+    let write = async |connection: &mut redis::aio::MultiplexedConnection| {
+        redis::cmd("SET").arg("{larder:0}e:k").arg(&newer[..]).query_async::<()>(connection).await.unwrap();
+    };
+    write(&mut connection).await;
+    let looked = tier.get("k").await.unwrap();
+    assert!(looked.copy.is_none() && !looked.damaged);
+    assert_eq!(tier.newer(), 1);
+    let token = looked.token.unwrap();
+    for copy in [copy("old"), FarCopy { fresh_ms: 0, ..copy("old") }] {
+        assert_eq!(tier.put("k", copy, token, false).await.unwrap(), Put::Fenced);
+        assert!(is_there(&mut connection).await);
+    }
+    // What is written may not be lost.
+    assert_eq!(tier.put("k", copy("written"), token, true).await.unwrap(), Put::Kept);
+    assert_eq!(value(&tier, "k").await.as_deref(), Some("written"));
+    for soft in [false, true] {
+        write(&mut connection).await;
+        tier.invalidate(&keys("k"), soft).await.unwrap();
+        assert!(!is_there(&mut connection).await);
+        set(&tier, "k", "filled").await;
+    }
+}
+
+/// A server that says no says it to whoever reads the error, with what is to be done.
+#[tokio::test]
+async fn what_a_server_refuses_is_told_with_the_remedy() {
+    let said = |error: &dyn std::fmt::Display, words: &[&str]| {
+        let text = error.to_string();
+        assert!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
+        assert!(text.contains("refuses") && !text.contains("cannot be reached") && !text.contains("sesame"), "{text}");
+    };
+    let Some(server) = redis(&["--requirepass", "sesame"]) else { return };
+    said(&RedisTier::connect(&at(&server)).await.unwrap_err(), &["NOAUTH", "set the password"]);
+    let wrong = at(&server).credentials(None, "not sesame");
+    said(&RedisTier::connect(&wrong).await.unwrap_err(), &["user and the password", &server.port.to_string()]);
+
+    let right = at(&server).credentials(None, "sesame");
+    let tier = RedisTier::connect(&right).await.unwrap();
+    let client = redis::Client::open(format!("redis://:sesame@127.0.0.1:{}", server.port)).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let refused =
+        |error: &TierError, outage: bool| matches!(error, TierError::Refused(told) if told.is_outage == outage);
+    set(&tier, "k", "value").await;
+
+    // Reads are answered while the memory is full, so that it is no outage.
+    run(&mut connection, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    let token = tier.token("k").await.unwrap();
+    let error = tier.put("k", copy("more"), token, false).await.unwrap_err();
+    said(&error, &["OOM", "maxmemory"]);
+    assert!(refused(&error, false));
+    assert_eq!(value(&tier, "k").await.as_deref(), Some("value"));
+    run(&mut connection, &["CONFIG", "SET", "maxmemory", "0"]).await;
+
+    run(&mut connection, &["ACL", "SETUSER", "app", "on", ">sesame", "~*", "+@all", "-hmget"]).await;
+    let error = RedisTier::connect(&at(&server).credentials(Some("app"), "sesame")).await.unwrap_err();
+    said(&error, &["can't run this command", "ACL LOG"]);
+
+    run(&mut connection, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    let error = tier.invalidate(&keys("k"), false).await.unwrap_err();
+    said(&error, &["read only replica", "set the address of its primary"]);
+    assert!(refused(&error, true));
 }
 
 #[tokio::test]

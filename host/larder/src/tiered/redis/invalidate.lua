@@ -7,9 +7,9 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function ends(entry)
-  local header = redis.call('GETRANGE', entry, 0, 127)
-  -- Of another version: it cannot be ended, so it goes.
-  if #header < 128 or string.sub(header, 1, 5) ~= 'LRDR\1' then return redis.call('UNLINK', entry) end
+  local header = redis.pcall('GETRANGE', entry, 0, 127)
+  -- Of another version, or of another kind: it cannot be ended, so it goes.
+  if type(header) ~= 'string' or #header < 128 or string.sub(header, 1, 5) ~= 'LRDR\1' then return redis.call('UNLINK', entry) end
   local written, _, ended = struct.unpack('>I8I8I8', header, 25)
   local fresh, stale, rescue = struct.unpack('>I8I8I8', header, 89)
   local till = math.min(written + fresh, ended, now)

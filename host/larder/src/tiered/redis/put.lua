@@ -2,11 +2,13 @@
 -- KEYS: counters, entry. ARGV: field of the fence, fence, stamp, '1' if it is a write, lifetime in ms ('0': take away
 -- what is there; '-1': without end), envelope, key, beginning, its tags. Where the beginning is not empty, the envelope that is
 -- there must begin so, and gets the one that is given as its beginning instead.
--- Answers 1 if done, 0 if fenced, 2 if it does not begin so.
+-- Answers 1 if done, 0 if fenced, 2 if it does not begin so. A fill is fenced by the envelope of a later version; a write is not:
+-- it would be lost.
 local counters, entry, stamp = KEYS[1], KEYS[2], tonumber(ARGV[3])
 local now = redis.call('HMGET', counters, 'epoch', 'n', 'lengths', ARGV[1])
 -- Without counters nobody knows what has happened. A fence that has not moved is the epoch.
 if not now[1] or (now[4] or now[1]) ~= ARGV[2] then return 0 end
+if not tonumber(now[2]) then return redis.error_reply('ERR the counter n is not an integer') end
 
 local function is_newer(group)
   local version = redis.call('HGET', counters, group)
@@ -24,16 +26,21 @@ if stamp < tonumber(now[2]) then
   end
 end
 
+-- What is of another kind is replaced.
+local there = redis.pcall('GETRANGE', entry, 0, math.max(#ARGV[8], 5) - 1)
+if type(there) ~= 'string' then there = '' end
 if ARGV[4] == '1' then
   redis.call('HSETNX', counters, ARGV[1], now[1])
   redis.call('HINCRBY', counters, ARGV[1], 1)
+elseif #there >= 5 and string.sub(there, 1, 4) == 'LRDR' and string.byte(there, 5) > 1 then
+  return 0
 end
 if ARGV[5] == '0' then
   redis.call('UNLINK', entry)
   return 1
 end
 if ARGV[8] ~= '' then
-  if redis.call('GETRANGE', entry, 0, #ARGV[8] - 1) ~= ARGV[8] then return 2 end
+  if there ~= ARGV[8] then return 2 end
   redis.call('SETRANGE', entry, 0, ARGV[6])
   if ARGV[5] == '-1' then redis.call('PERSIST', entry) else redis.call('PEXPIRE', entry, ARGV[5]) end
 elseif ARGV[5] == '-1' then

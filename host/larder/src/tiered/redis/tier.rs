@@ -51,13 +51,13 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use redis::{Cmd, Pipeline, RedisResult, Value};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, Value};
 
-use super::{Link, RedisServer, RedisSetupError, Script, Way, array, bytes, failed, number, summary_of, unique};
-use crate::tiered::envelope::Envelope;
+use super::{Link, RedisServer, RedisSetupError, Script, Way, array, bytes, failed, number, says, summary_of, unique};
+use crate::tiered::envelope::{Envelope, EnvelopeError};
 use crate::tiered::far::{GroupVersion, KeyPage};
 use crate::tiered::groups::{Groups, Reached, Version};
-use crate::tiered::{BoxFuture, FarCopy, Group, Looked, Put, Scope, Tier, TierError, Token};
+use crate::tiered::{BoxFuture, FarCopy, Group, Looked, Put, Refusal, Scope, Tier, TierError, Token};
 
 /// Fences of all buckets.
 const FENCES: u32 = 65_536;
@@ -71,6 +71,8 @@ const CHUNK: usize = 500;
 const MAX_VALUE_BYTES: usize = 8 << 20;
 /// For so long a reader counts on from what the server's clock said.
 const CLOCK_LASTS: Duration = Duration::from_millis(100);
+/// What Redis says where a key has a list, say, instead of a string.
+const WRONG_KIND: &str = "WRONGTYPE";
 /// Lives of more milliseconds than this are without end.
 const NO_END: u64 = 1 << 50;
 
@@ -104,6 +106,8 @@ pub struct RedisTier {
     max_value_bytes: usize,
     /// Whether the last look at many keys missed some.
     misses: AtomicBool,
+    /// How many envelopes of later versions were met.
+    newer: AtomicU64,
     scripts: Scripts,
     summary: Arc<str>,
 }
@@ -140,6 +144,22 @@ impl Bucket {
     fn tell(&self, micros: u64, asked: Instant) -> u64 {
         *self.clock.lock() = Some(Told { micros, asked });
         micros / 1_000
+    }
+
+    /// What is wrong where the counters were asked for, or changed: they may be somebody else's, or have been written to.
+    fn failed(&self, error: RedisError) -> TierError {
+        let is_no_counter = error.kind() == ErrorKind::UnexpectedReturnType || says(&error, "integer");
+        if !is_no_counter && !says(&error, WRONG_KIND) {
+            return failed(error);
+        }
+        let name = &self.counters;
+        TierError::Refused(Refusal {
+            what: format!(
+                "the key `{name}` is not the counters that Larder keeps there ({error}): delete it (`DEL '{name}'`), with which \
+                 the copies beside it are loaded anew, or set another prefix"
+            ),
+            is_outage: true,
+        })
     }
 }
 
@@ -201,6 +221,8 @@ impl FenceName {
 enum Found {
     Nothing,
     Envelope(Envelope),
+    /// Of a later version.
+    Newer,
     Unreadable,
 }
 
@@ -278,6 +300,7 @@ impl RedisTierBuilder {
             attaching: tokio::sync::Mutex::default(),
             max_value_bytes: self.max_value_bytes,
             misses: AtomicBool::new(true),
+            newer: AtomicU64::new(0),
             scripts: Scripts {
                 begin: Script::new(include_str!("begin.lua")),
                 put: Script::new(include_str!("put.lua")),
@@ -407,13 +430,24 @@ impl RedisTier {
         self.link.run(script, &bucket.way, keys, arguments).await.map_err(failed)
     }
 
+    /// Runs a script that takes entries as they are, so that only the counters can be what is wrong.
+    async fn change(
+        &self,
+        script: &Script,
+        bucket: &Bucket,
+        keys: &[&str],
+        arguments: &[&[u8]],
+    ) -> Result<Value, TierError> {
+        self.link.run(script, &bucket.way, keys, arguments).await.map_err(|error| bucket.failed(error))
+    }
+
     /// Sees to it that a bucket has counters, and that they are of this run of its server; the number of the connection on
     /// which that was compared.
     async fn begin(&self, bucket: &Bucket) -> Result<u64, TierError> {
         let epoch = self.epoch();
         let (keys, arguments) = ([&*bucket.counters], [epoch.as_bytes()]);
         let begun = self.link.run_by(&self.scripts.begin, &bucket.way, &keys, &arguments).await;
-        begun.map(|(_, connection)| connection).map_err(failed)
+        begun.map(|(_, connection)| connection).map_err(|error| bucket.failed(error))
     }
 
     fn is_trusted(&self, name: Option<&[u8]>) -> bool {
@@ -472,7 +506,14 @@ impl RedisTier {
 
     /// What is asked of keys of one bucket: the counters (with the fences, where tokens are asked for), the entries, the connection's
     /// name in a Cluster, and the time.
-    fn question(&self, bucket: &Bucket, keys: &[&str], asks_for_tokens: bool, asks_for_time: bool) -> Pipeline {
+    fn question(
+        &self,
+        bucket: &Bucket,
+        keys: &[&str],
+        get: &'static str,
+        asks_for_tokens: bool,
+        asks_for_time: bool,
+    ) -> Pipeline {
         let sized = |name: &str, arguments: usize, bytes: usize| {
             let mut command = Cmd::with_capacity(1 + arguments, name.len() + bytes);
             command.arg(name);
@@ -486,7 +527,7 @@ impl RedisTier {
             }
         }
         let bytes_of_keys: usize = keys.iter().map(|key| bucket.entries.len() + key.len()).sum();
-        let mut entries = sized(if keys.len() == 1 { "GET" } else { "MGET" }, keys.len(), bytes_of_keys);
+        let mut entries = sized(get, keys.len(), bytes_of_keys);
         let mut entry = bucket.entries.clone();
         for key in keys {
             entry.truncate(bucket.entries.len());
@@ -508,12 +549,21 @@ impl RedisTier {
     /// tokens, which would be a good part of the answer: what has no fresh copy then gets its token in a second round trip.
     async fn look(&self, bucket: &Bucket, keys: &[&str]) -> Result<Vec<Looked>, TierError> {
         let asks_for_tokens = keys.len() == 1 || self.misses.load(Relaxed);
+        // A list, say, is an error to one of them, and nil to the other.
+        let mut get = if keys.len() == 1 { "GET" } else { "MGET" };
+        let is_of_another_kind = |get| keys.len() == 1 && get == "MGET";
         // Once to find that it is to be looked at, or begun, and once more; more often only if others undo that.
-        for _ in 0..5 {
+        for _ in 0..6 {
             let asked = Instant::now();
             let told = bucket.clock.lock().filter(|told| told.lasts(asked));
-            let ask = self.question(bucket, keys, asks_for_tokens, told.is_none());
-            let (answers, connection) = self.link.send_by(&ask, &bucket.way).await.map_err(failed)?;
+            let ask = self.question(bucket, keys, get, asks_for_tokens, told.is_none());
+            let (answers, connection) = match self.link.send_by(&ask, &bucket.way).await {
+                Err(error) if get == "GET" && says(&error, WRONG_KIND) => {
+                    get = "MGET";
+                    continue;
+                }
+                answers => answers.map_err(|error| bucket.failed(error))?,
+            };
             let mut answers = answers.into_iter();
             let (Some(counters), Some(found)) = (answers.next(), answers.next()) else {
                 return Err(failed(super::unexpected("an answer to each")));
@@ -533,7 +583,7 @@ impl RedisTier {
                 let mut field = || fields.next().transpose().map(Option::flatten);
                 let (epoch, n) = (field()?, field()?);
                 let fences: Vec<_> = fields.collect::<RedisResult<_>>()?;
-                let entries = if keys.len() == 1 { vec![found] } else { array(found)? };
+                let entries = if get == "GET" { vec![found] } else { array(found)? };
                 let now = match told {
                     // Now that the answer is here: the server gave it before.
                     Some(told) => told.at(Instant::now()),
@@ -541,7 +591,7 @@ impl RedisTier {
                 };
                 Ok((epoch.zip(n).map(|(epoch, n)| Counters { epoch, n }), fences, now, entries))
             };
-            let (counters, fences, now, entries) = read().map_err(failed)?;
+            let (counters, fences, now, entries) = read().map_err(|error| bucket.failed(error))?;
             let Some(counters) = counters else {
                 self.begin(bucket).await?;
                 continue;
@@ -560,7 +610,11 @@ impl RedisTier {
                     continue;
                 }
                 let one = |(key, found): (&&str, Found)| {
-                    let damaged = matches!(found, Found::Unreadable);
+                    let damaged = match found {
+                        Found::Unreadable => true,
+                        Found::Nothing => is_of_another_kind(get),
+                        Found::Newer | Found::Envelope(_) => false,
+                    };
                     let Found::Envelope(envelope) = found else { return Looked { token: None, copy: None, damaged } };
                     let reached = match envelope.stamp < counters.n {
                         true => known.groups.reached(key, &envelope.copy.tags, envelope.stamp),
@@ -601,6 +655,11 @@ impl RedisTier {
             Some(Ok(envelope)) if envelope.epoch == epoch => Found::Envelope(envelope),
             // What had happened to it is forgotten.
             Some(Ok(_)) => Found::Nothing,
+            Some(Err(error @ EnvelopeError::Newer(_))) => {
+                self.newer.fetch_add(1, Relaxed);
+                tracing::debug!(tier = &*self.summary, %error, "an entry was written by a newer version, and is left alone");
+                Found::Newer
+            }
             Some(Err(error)) => {
                 tracing::debug!(tier = &*self.summary, %error, "an entry cannot be read");
                 Found::Unreadable
@@ -627,7 +686,7 @@ impl RedisTier {
             ask.cmd("HMGET").arg(&bucket.counters).arg("epoch").arg(records);
             let answers = self.send(bucket, &ask).await?;
             let mut fields = array(answers.into_iter().next().unwrap_or_default()).map_err(failed)?.into_iter();
-            if number(fields.next().unwrap_or_default()).map_err(failed)? != Some(now.epoch) {
+            if number(fields.next().unwrap_or_default()).map_err(|error| bucket.failed(error))? != Some(now.epoch) {
                 return Ok(false);
             }
             let records: Option<Vec<_>> = fields
@@ -689,7 +748,7 @@ impl RedisTier {
             let epoch = number(fields.next().unwrap_or_default())?;
             Ok(epoch.zip(number(fields.next().unwrap_or_default())?))
         };
-        Ok(read().map_err(failed)?.map(|(epoch, n)| Counters { epoch, n }))
+        Ok(read().map_err(|error| bucket.failed(error))?.map(|(epoch, n)| Counters { epoch, n }))
     }
 
     /// The tokens of keys of one bucket.
@@ -703,9 +762,10 @@ impl RedisTier {
             counters.arg(self.fence(key).as_bytes());
         }
         for _ in 0..3 {
-            let answers = self.send(bucket, &ask).await?;
-            let fields = array(answers.into_iter().next().unwrap_or_default());
-            let fields: Vec<_> = fields.and_then(|fields| fields.into_iter().map(number).collect()).map_err(failed)?;
+            let read = |answers: Vec<Value>| array(answers.into_iter().next().unwrap_or_default());
+            let fields = self.link.send(&ask, &bucket.way).await.and_then(read);
+            let fields = fields.and_then(|fields| fields.into_iter().map(number).collect::<RedisResult<Vec<_>>>());
+            let fields = fields.map_err(|error| bucket.failed(error))?;
             if let [Some(epoch), Some(n), fences @ ..] = &fields[..] {
                 return Ok(fences.iter().map(|fence| Token { fence: fence.unwrap_or(*epoch), stamp: *n }).collect());
             }
@@ -741,7 +801,11 @@ impl RedisTier {
         let entry = format!("{}{key}", bucket.entries);
         let mut ask = Pipeline::with_capacity(2);
         ask.cmd("GETRANGE").arg(&entry).arg(0).arg(length - 1).cmd("STRLEN").arg(&entry);
-        let answers = self.send(bucket, &ask).await?;
+        let answers = match self.link.send(&ask, &bucket.way).await {
+            // Of another kind: it is replaced.
+            Err(error) if says(&error, WRONG_KIND) => return Ok(None),
+            answers => answers.map_err(failed)?,
+        };
         let Ok([old, whole]) = <[Value; 2]>::try_from(answers) else {
             return Err(failed(super::unexpected("two answers")));
         };
@@ -776,7 +840,7 @@ impl RedisTier {
             beginning,
         ]);
         arguments.extend(envelope.copy.tags.iter().map(|tag| tag.as_bytes()));
-        let answer = self.run(&self.scripts.put, bucket, &[&bucket.counters, &entry], &arguments).await?;
+        let answer = self.change(&self.scripts.put, bucket, &[&bucket.counters, &entry], &arguments).await?;
         number(answer).map_err(failed)
     }
 
@@ -791,7 +855,7 @@ impl RedisTier {
                     let bucket: &Bucket = bucket;
                     let arguments = &arguments;
                     Box::pin(async move {
-                        self.run(&self.scripts.invalidate_group, bucket, &[&bucket.counters], arguments).await
+                        self.change(&self.scripts.invalidate_group, bucket, &[&bucket.counters], arguments).await
                     })
                 };
                 all(self.buckets.iter().map(one)).await.map(drop)
@@ -815,7 +879,7 @@ impl RedisTier {
         let fences: Vec<_> = keys.iter().map(|key| self.fence(key)).collect();
         let names: Vec<_> = [&bucket.counters].into_iter().chain(&entries).map(String::as_str).collect();
         let arguments: Vec<_> = [soft].into_iter().chain(fences.iter().map(FenceName::as_bytes)).collect();
-        self.run(&self.scripts.invalidate, bucket, &names, &arguments).await
+        self.change(&self.scripts.invalidate, bucket, &names, &arguments).await
     }
 
     async fn page(&self, prefix: &str, cursor: Option<&str>, most: usize) -> Result<KeyPage, TierError> {
@@ -936,6 +1000,10 @@ impl Tier for RedisTier {
             looked.sort_unstable_by_key(|(at, _)| *at);
             Ok(looked.into_iter().map(|(_, looked)| looked).collect())
         })
+    }
+
+    fn newer(&self) -> u64 {
+        self.newer.load(Relaxed)
     }
 
     fn token<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Token, TierError>> {
