@@ -17,7 +17,7 @@
 //! Locks are taken in this order: policy, bucket, inbox. Entries that leave are dropped, and listeners called, after
 //! all of them are released.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -37,10 +37,11 @@ pub(crate) const MOST_BATCH: u32 = 128;
 const BATCH_FRACTION: u64 = 256;
 /// With fewer residents a batch is one event: a few entries more or less make a difference there.
 const EXACT_BELOW: u64 = 1024;
-/// For each arrival, maintenance looks which of 64 slots were read, one word; and at no fewer words than this in a batch,
-/// so that a small cache is looked over whole (with 16, SIEVE lost a point in a cache of 10,000). The policy so hears of a read before a 64th of the cache has come in:
-/// as good as at once, for it takes decisions about what came in one cacheful ago.
-const LEAST_SWEEP: u32 = 64;
+/// With each batch, maintenance looks at so many words of 64 slots for what was read. That is a shard of up to 65,536
+/// entries whole, so that its policy hears of a read before the next arrivals push anybody out, and of a larger one a 500th
+/// comes in before all was looked at. With a word for each arrival, SIEVE, whose hand may stand among the newcomers, lost up to
+/// two points of hits to reads that it had not heard of yet; to look at more costs nothing that shows.
+const SWEEP: u32 = 1024;
 /// How many faults a report keeps.
 const FAULTS_KEPT: usize = 16;
 
@@ -660,12 +661,11 @@ impl<K, V> Shard<K, V> {
             reads.retain(|&slot| !seat.marks.is(slot, KNOWN | STRUCK));
             seat.carried = reads;
         } else {
-            let Seat { batch, marks, sweep, carried, arrived, .. } = seat;
+            let Seat { batch, marks, sweep, carried, .. } = seat;
             // Reads that were noted while the cache was exact: it has grown since.
             self.touches.take(carried);
             carried.drain(..).for_each(|slot| self.table.mark_read(slot));
-            let words = (arrived.len() as u32).max(LEAST_SWEEP);
-            self.table.sweep_reads(sweep, self.slots(), words, |slot| {
+            self.table.sweep_reads(sweep, self.slots(), SWEEP, |slot| {
                 if marks.is(slot, KNOWN) {
                     batch.touched.push(slot);
                 } else if !marks.is(slot, STRUCK) {
@@ -854,6 +854,10 @@ pub(crate) struct Swapped {
 const ADOPT_AT_ONCE: usize = 4096;
 /// Logged batches that are caught up with while the lock is held, in the end.
 const LEVEL: usize = 4;
+/// As many are caught up with at a time while traffic goes on.
+const STRIDE: usize = 16;
+/// So many more than twice those there were may wait before traffic is held up: a thread was not on a processor for a moment.
+const LAG: usize = 256;
 
 impl<K, V> Shard<K, V> {
     /// Seats a successor, beside live traffic: it adopts the residents in the predecessor's order while that goes on,
@@ -888,19 +892,27 @@ impl<K, V> Shard<K, V> {
         let mut caught_up = || -> Result<MutexGuard<'_, Seat>, Fault> {
             report.recalled = !learned.is_empty() && heir.policy.recall(&learned)?;
             self.adopt(&mut heir, &ranking, &locations)?;
-            let mut behind = usize::MAX;
+            let mut missed = VecDeque::new();
+            // How many there were when this round began, and how many of those it has still to hear of.
+            let (mut behind, mut left) = (usize::MAX, 0);
             loop {
                 let mut seat = self.seat.lock();
                 let began = Instant::now();
-                let log = seat.log.replace(Vec::new()).unwrap_or_default();
-                // Where it does not catch up, because traffic is faster than it is, operations wait until it has.
-                if log.len() > LEVEL && log.len() <= behind / 4 * 3 {
+                missed.extend(seat.log.replace(Vec::new()).unwrap_or_default());
+                if left == 0 && missed.len() > LEVEL && missed.len() <= behind / 4 * 3 {
+                    behind = missed.len();
+                    left = behind;
+                }
+                // Where it does not catch up, because traffic is faster than it is, operations wait until it has; the sooner
+                // that is seen, the shorter.
+                if left > 0 && missed.len() <= behind.saturating_mul(2).saturating_add(LAG) {
                     drop(seat);
-                    behind = log.len();
-                    heir.replay(log)?;
+                    let stride = left.min(STRIDE);
+                    left -= stride;
+                    heir.replay(missed.drain(..stride))?;
                     continue;
                 }
-                heir.replay(log)?;
+                heir.replay(missed.drain(..))?;
                 // What it refused leaves like any victim, with the next batch.
                 let mut unwanted: Vec<Slot> = heir.unwanted.drain().collect();
                 unwanted.sort_unstable();
@@ -985,7 +997,7 @@ impl Heir<'_> {
 
     /// Tells it what it missed. It hears of the predecessor's victims before the arrivals that pushed them out, so there is
     /// room for these, and it has nothing to choose.
-    fn replay(&mut self, log: Vec<Logged>) -> Result<(), Fault> {
+    fn replay(&mut self, log: impl Iterator<Item = Logged>) -> Result<(), Fault> {
         for Logged { mut batch, victims } in log {
             let refused = &mut self.unwanted;
             let gone: HashSet<Slot> = victims.iter().copied().collect();
@@ -1185,6 +1197,61 @@ mod tests {
         let (slot, value) = found?;
         shard.maintain(shard.touched(slot), 0, &mut Vec::new());
         Some(value)
+    }
+
+    /// First in, first out; says how many reads it has heard of.
+    struct Listening(VecDeque<Slot>, usize, Arc<Mutex<usize>>);
+
+    impl Eviction for Listening {
+        fn advance(&mut self, batch: &Batch, victims: &mut Vec<Slot>) -> Result<(), Fault> {
+            *self.2.lock() += batch.touched.len();
+            self.0.extend(&batch.arrived.slots);
+            let excess = self.0.len().saturating_sub(self.1);
+            victims.extend(self.0.drain(..excess));
+            Ok(())
+        }
+
+        fn residents(&mut self) -> Result<Ranking, Fault> {
+            Ok(Ranking::default())
+        }
+
+        fn adopt(&mut self, _: &Entries, _: &[u32], _: &mut Vec<Slot>) -> Result<(), Fault> {
+            Ok(())
+        }
+    }
+
+    /// One that it heard of too late would be evicted as if nobody had asked for it.
+    #[test]
+    fn all_that_was_read_is_heard_of_before_the_next_victims() {
+        const ENTRIES: usize = 20_000;
+        let heard = Arc::new(Mutex::new(0));
+        let shape = Shape {
+            capacity: ENTRIES as u64,
+            expected: None,
+            batch: None,
+            stripes: 1,
+            weighted: false,
+            index: 0,
+            seed: 0,
+        };
+        let policy = Box::new(Listening(VecDeque::new(), ENTRIES, heard.clone()));
+        let shard = Shard::new(shape, policy, "listening".into());
+        let put = |key: u64| {
+            let hash = Hash(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let Ok((_, due)) = shard.insert(hash, key, key, terms(1, NEVER), |_| true, || 0) else { unreachable!() };
+            shard.maintain(due, 0, &mut Vec::new());
+        };
+        (0..ENTRIES as u64).for_each(put);
+        shard.settle(0, &mut Vec::new());
+        (0..ENTRIES as Slot).for_each(|slot| drop(shard.touched(slot)));
+        assert_eq!(*heard.lock(), 0);
+        (ENTRIES as u64..)
+            .take_while(|&key| {
+                put(key);
+                *heard.lock() == 0
+            })
+            .for_each(drop);
+        assert_eq!(*heard.lock(), ENTRIES);
     }
 
     /// After settling: the sums are those of what is there, the policy knows the same, and no slot is lost.

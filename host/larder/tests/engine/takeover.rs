@@ -135,11 +135,11 @@ fn what_the_host_evicted_departs_once() {
     assert_eq!((after.faults, after.fallback_evictions), (before.faults, before.fallback_evictions));
 }
 
-/// A policy that takes a millisecond for a batch never gets level with traffic that does not wait for it.
+/// A policy that takes a fifth of a millisecond for a batch never gets level with traffic that does not wait for it.
 #[test]
 fn a_swap_to_a_slower_policy_ends_under_load() {
     let cache = cache(500, 1, Policy::builtin("fifo").unwrap());
-    let (policy, _) = fifo(|_| Habits { takes: Duration::from_millis(1), ..Habits::default() });
+    let (policy, _) = fifo(|_| Habits { takes: Duration::from_micros(200), ..Habits::default() });
     let stop = Arc::new(AtomicBool::new(false));
     let traffic = thread::spawn({
         let (cache, stop) = (cache.clone(), stop.clone());

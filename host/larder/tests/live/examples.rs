@@ -91,9 +91,18 @@ async fn a_shop_with_axum() {
     // It changes behind the caches' back, so that a hit can be told from a load.
     sqlx::raw_sql("update products set price = 9").execute(&pool).await.unwrap();
     for (shop, tier) in [(&one, 0), (&other, 1), (&other, 0)] {
-        let hit = ask(shop, Method::GET, "/products/1", "").await;
-        assert_eq!(cache_status(&hit), format!("larder; hit; detail=\"Fresh, tier {tier}\""));
-        assert_eq!(text(hit).await, r#"{"name":"apple","price":0.75}"#);
+        let expected = format!("larder; hit; detail=\"Fresh, tier {tier}\"");
+        // While a process does not hear the others, which a busy machine is enough for, it does not serve from its tier 0.
+        for last in (0..100).map(|attempt| attempt == 99) {
+            let hit = ask(shop, Method::GET, "/products/1", "").await;
+            let said = cache_status(&hit);
+            assert_eq!(text(hit).await, r#"{"name":"apple","price":0.75}"#);
+            if said == expected {
+                break;
+            }
+            assert!(!last && tier == 0 && said == "larder; hit; detail=\"Fresh, tier 1\"", "{said}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
     // A change by way of one is seen at once by both, and is in the database.
     let changed = ask(&one, Method::PUT, "/products/1", r#"{"name":"apple","price":0.5}"#).await;
