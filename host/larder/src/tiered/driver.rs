@@ -327,6 +327,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let (mut asked, mut name) = (Vec::with_capacity(ops.len()), String::new());
         for op in ops {
             if let About::Key(key) = &op.about {
+                if inner.is_logged(key) {
+                    op.begun = Some((Event::Absent, None));
+                    continue;
+                }
                 inner.write_far_name(key, &mut name);
                 let name: Arc<str> = name.as_str().into();
                 if inner.may_look(far, &name) {
@@ -710,6 +714,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     /// Looks into a far tier, and takes its token.
     pub(crate) async fn look_far(&mut self, tier: u8) -> Result<Option<Held<V>>, ()> {
         let About::Key(key) = &self.about else { return Err(()) };
+        if self.inner.is_logged(key) {
+            return Ok(None);
+        }
         let far = &self.inner.far[usize::from(tier) - 1];
         let name = self.inner.far_name(key);
         if !self.inner.may_look(far, &name) {
@@ -817,6 +824,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     /// Asks for the lease, and looks for what another process may have brought, until the deadline.
     async fn join_fleet(&mut self, wait_ms: u64, deadline: Instant) -> Event {
         let About::Key(key) = &self.about else { return Event::LeaderLost };
+        // What the journal has is loaded from there: no other process can bring it.
+        if self.inner.is_logged(key) {
+            return Event::Leading;
+        }
         let Some(at) = self.inner.far.iter().position(|far| far.tier.leases()) else { return Event::Leading };
         let (tier, number) = (self.inner.far[at].tier.clone(), at as u8 + 1);
         let name: Arc<str> = self.inner.far_name(key).into();

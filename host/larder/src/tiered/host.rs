@@ -168,6 +168,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         shared_of(self.far.iter().map(|far| &far.tier))
     }
 
+    /// Whether the journal has a write of a key, which far tiers may not have: another process may have put there what the
+    /// source has still. To be asked before [`Self::may_look`], for a flush owes before its write leaves the journal.
+    pub(super) fn is_logged(&self, key: &K) -> bool {
+        self.journal.as_ref().is_some_and(|part| part.newest(&key.text()).is_some())
+    }
+
     /// Whether a key may be read in a far tier: not before what is owed there has been dropped, and in one of this process's
     /// own not while it cannot hear what others invalidate.
     pub(super) fn may_look(&self, far: &Far, name: &str) -> bool {
