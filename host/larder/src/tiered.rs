@@ -104,7 +104,7 @@ pub use source::{FromFn, Loaded, Save, Source, SourceError, WriteId};
 pub use stats::TieredStats;
 
 use board::Lead;
-use driver::{About, Landing, Op, Reply};
+use driver::{About, Again, Landing, Op, Reply};
 use host::{Inner, ended};
 use near::Quick;
 
@@ -586,13 +586,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     pub fn keep_hot(&self, key: K) {
         let me = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
+            // Where nobody has said yet, as long as a module that fails is rested.
+            let mut pause = Duration::from_secs(1);
             loop {
                 let Some(inner) = me.upgrade() else { return };
                 inner.tally.refreshes.fetch_add(1, Relaxed);
                 let mut op = Op::new(inner, Kind::Refresh, About::Key(key.clone()));
                 op.traits = Traits::SCHEDULED;
-                let Some(again) = op.run().await else { return };
-                tokio::time::sleep(Duration::from_millis(again)).await;
+                // A panic of a codec, say, is one of this refresh alone.
+                match tokio::spawn(op.run()).await.unwrap_or(Again::Unsaid) {
+                    Again::After(ms) => pause = Duration::from_millis(ms),
+                    Again::Never => return,
+                    Again::Unsaid => {}
+                }
+                tokio::time::sleep(pause).await;
             }
         });
     }

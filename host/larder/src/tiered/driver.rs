@@ -122,6 +122,16 @@ pub(crate) enum Reply<K: Key, V> {
 
 pub(crate) type Replying<K, V> = oneshot::Sender<Result<Reply<K, V>, TieredError>>;
 
+/// When a scheduled refresh begins again.
+pub(crate) enum Again {
+    /// After so many milliseconds.
+    After(u64),
+    /// The module says that there is no schedule.
+    Never,
+    /// The host finished the operation without the module, so nobody has said.
+    Unsaid,
+}
+
 /// What comes of an action.
 enum Flow {
     Next(Event),
@@ -175,8 +185,8 @@ pub(crate) struct Op<K: Key, V: Clone + Send + Sync + 'static> {
     pub(crate) error: Option<TieredError>,
     /// Who could not be told what this operation did last.
     untold: Vec<Untold>,
-    /// When a scheduled refresh begins again.
-    pub(crate) again: Option<u64>,
+    /// When a scheduled refresh begins again, as the module says.
+    again: Option<u64>,
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
@@ -402,7 +412,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     }
 
     /// Runs to the end.
-    pub(crate) async fn run(mut self) -> Option<u64> {
+    pub(crate) async fn run(mut self) -> Again {
         let (mut event, mut begun) = self.begun.take().unwrap_or((Event::Start, None));
         for _ in 0..MOST_STEPS {
             let answer = match begun.take() {
@@ -416,7 +426,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             self.cookie = answer.cookie;
             match self.carry_out(answer.action, event).await {
                 Flow::Next(next) => event = next,
-                Flow::End => return self.again,
+                Flow::End => return self.again.map_or(Again::Never, Again::After),
                 Flow::Wrong(why) => {
                     self.inner.tally.wrong_answers.fetch_add(1, Relaxed);
                     let module = &self.book.description().name;
@@ -430,10 +440,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         self.fall_back().await
     }
 
-    async fn fall_back(mut self) -> Option<u64> {
+    async fn fall_back(mut self) -> Again {
         self.inner.tally.fallbacks.fetch_add(1, Relaxed);
         super::fallback::finish(&mut self).await;
-        self.again
+        Again::Unsaid
     }
 
     /// Forgets the copy that is held, or ends its freshness, if something has reached it.
