@@ -14,6 +14,7 @@ mod disk_faults;
 mod journal;
 #[cfg(all(feature = "journal", unix))]
 mod journal_kill;
+mod owed;
 mod reads_and_writes;
 #[cfg(feature = "testkit")]
 mod suite;
