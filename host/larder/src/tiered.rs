@@ -104,7 +104,7 @@ pub use source::{FromFn, Loaded, Save, Source, SourceError, WriteId};
 pub use stats::TieredStats;
 
 use board::Lead;
-use driver::{About, Again, Landing, Op, Reply};
+use driver::{About, Again, Landing, Lease, Op, Reply};
 use host::{Inner, ended};
 use near::Quick;
 
@@ -270,6 +270,8 @@ pub struct Ticket<K: Key, V> {
     near_token: near::Token,
     far_tokens: Vec<Option<Token>>,
     lead: Option<Lead<K, Landing<V>>>,
+    /// So that other processes wait for it, too.
+    lease: Option<Lease>,
 }
 
 impl<K: Key, V> fmt::Debug for Ticket<K, V> {
@@ -289,6 +291,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Ticket<K, V> {
         op.near_token = Some(self.near_token);
         op.far_tokens = self.far_tokens;
         op.lead = self.lead;
+        op.lease = self.lease;
         op.loaded = Some(landing.clone());
         op.brought = Some(landing);
         self.inner.run(op).await.map(drop)

@@ -69,7 +69,7 @@ struct Load<V> {
 }
 
 /// A lease in a shared tier: renewed while it is held, given back when dropped.
-struct Lease {
+pub(crate) struct Lease {
     tier: Arc<dyn far::Tier>,
     key: Arc<str>,
     holder: u64,
@@ -80,12 +80,22 @@ struct Lease {
 const LEASE: Duration = Duration::from_secs(3);
 
 impl Lease {
-    fn new(tier: Arc<dyn far::Tier>, key: Arc<str>, holder: u64) -> Self {
+    /// `since`: when it was asked for.
+    fn new(tier: Arc<dyn far::Tier>, key: Arc<str>, holder: u64, since: Instant) -> Self {
         let (renewed, name) = (tier.clone(), key.clone());
         let renewing = tokio::spawn(async move {
+            let (mut ends, mut pause) = (since + LEASE, LEASE / 3);
             loop {
-                tokio::time::sleep(LEASE / 3).await;
-                if !matches!(renewed.lease(&name, holder, LEASE).await, Ok(true)) {
+                tokio::time::sleep(pause).await;
+                let asked = Instant::now();
+                match tokio::time::timeout(LEASE / 3, renewed.lease(&name, holder, LEASE)).await {
+                    Ok(Ok(true)) => (ends, pause) = (asked + LEASE, LEASE / 3),
+                    // Somebody else has it.
+                    Ok(Ok(false)) => return,
+                    // It is held still, for as long as it was renewed last.
+                    Ok(Err(_)) | Err(_) => pause = LEASE / 10,
+                }
+                if Instant::now() + pause >= ends {
                     return;
                 }
             }
@@ -180,7 +190,7 @@ pub(crate) struct Op<K: Key, V: Clone + Send + Sync + 'static> {
     pub(crate) saved: bool,
     pub(crate) logged: bool,
     pub(crate) lead: Option<Lead<K, Landing<V>>>,
-    lease: Option<Lease>,
+    pub(crate) lease: Option<Lease>,
     pub(crate) reply: Option<Replying<K, V>>,
     pub(crate) error: Option<TieredError>,
     /// Who could not be told what this operation did last.
@@ -677,6 +687,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 near_token,
                 far_tokens: std::mem::take(&mut self.far_tokens),
                 lead: self.lead.take(),
+                lease: self.lease.take(),
             };
             self.answer(Ok(Reply::Missed(ticket)));
         }
@@ -846,11 +857,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         loop {
             let far = &self.inner.far[at];
             self.member = None;
+            let since = Instant::now();
             let Ok(leased) = far.call(self.inner.limits.tier, tier.lease(&name, holder, LEASE)).await else {
                 // Leases are out of reach: the leader of this process leads.
                 return Event::Leading;
             };
-            let lease = leased.then(|| Lease::new(tier.clone(), name.clone(), holder));
+            let lease = leased.then(|| Lease::new(tier.clone(), name.clone(), holder, since));
             // Somebody may have brought it since this operation looked.
             if self.kind == Kind::Read || lease.is_none() {
                 let found = self.look_far(number).await.ok().flatten();

@@ -10,6 +10,7 @@ mod containment;
 mod disk;
 #[cfg(all(feature = "disk", feature = "testkit"))]
 mod disk_faults;
+mod fleet;
 #[cfg(feature = "journal")]
 mod journal;
 #[cfg(all(feature = "journal", unix))]
