@@ -1056,6 +1056,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             }
         }
         self.inner.tally.fenced.fetch_add(u64::from(telling.outcome.fenced.count_ones()), Relaxed);
+        self.inner.tally.declined.fetch_add(u64::from(telling.outcome.declined.count_ones()), Relaxed);
         if announce && keeping.announce {
             let scope = FarScope::Keys(vec![key.text().into()]);
             telling.announced(self.inner.announce(scope, false).await);

@@ -692,6 +692,17 @@ async fn who_cannot_be_told_is_named_and_all_others_are_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_tier_does_not_take_is_counted() {
+    let far = MemoryTier::new(100).unwrap().max_value_bytes(7);
+    let cache = over(&Database::new(ms(10))).far(far).codec(numbers()).rule("write", "write-through").build().unwrap();
+    cache.get(&7).await.unwrap();
+    sleep(ms(1)).await;
+    assert_eq!(cache.stats().declined, 1);
+    cache.insert(7, 2).await.unwrap();
+    assert_eq!((cache.stats().declined, cache.get(&7).await.unwrap()), (2, Some(2)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_damaged_copy_is_a_miss() {
     let database = Database::new(ms(10));
     let far = Arc::new(MemoryTier::new(1_000).unwrap());
