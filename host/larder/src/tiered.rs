@@ -100,7 +100,7 @@ pub use mysql::MySqlSource;
 pub use near::Key;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresSource;
-pub use source::{FromFn, Loaded, Save, Source, SourceError, WriteId};
+pub use source::{FromFn, Loaded, LoadedMany, Save, Source, SourceError, WriteId};
 pub use stats::TieredStats;
 
 use board::Lead;

@@ -856,7 +856,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let mut pause = Duration::from_millis(5);
         loop {
             let far = &self.inner.far[at];
-            self.member = None;
             let since = Instant::now();
             let Ok(leased) = far.call(self.inner.limits.tier, tier.lease(&name, holder, LEASE)).await else {
                 // Leases are out of reach: the leader of this process leads.
@@ -882,6 +881,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 self.trouble = true;
                 return Event::Waited;
             }
+            // The others of the batch need not wait.
+            self.member = None;
             self.inner.tally.joined.fetch_add(1, Relaxed);
             tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
             pause = (pause * 2).min(Duration::from_millis(100));

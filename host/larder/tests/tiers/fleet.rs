@@ -1,11 +1,12 @@
 //! One load for each key in a fleet: leases in a shared tier that is slow, fails, and comes back.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use crate::world::{Database, Process, ms, numbers};
 use larder::tiered::{
-    BoxFuture, FarCopy, LocalBus, Looked, Lookup, MemoryTier, Put, Scope, Tier, TierError, Tiered, Token,
+    BoxFuture, FarCopy, Loaded, LoadedMany, LocalBus, Looked, Lookup, MemoryTier, Put, Scope, SourceError, Tier,
+    TierError, Tiered, Token,
 };
 use tokio::time::sleep;
 
@@ -117,4 +118,44 @@ async fn a_lease_is_renewed_though_the_tier_fails_for_a_moment() {
     other.await;
     first.await.unwrap();
     assert_eq!(database.loads(), 1);
+}
+
+/// Loads many at once.
+struct Batches(Arc<Mutex<Vec<Vec<u64>>>>);
+
+impl larder::tiered::Source<u64, u64> for Batches {
+    fn load<'a>(&'a self, key: &'a u64, _: Option<&'a str>) -> BoxFuture<'a, Result<Loaded<u64>, SourceError>> {
+        self.0.lock().unwrap().push(vec![*key]);
+        Box::pin(async { Ok(Loaded::value(*key)) })
+    }
+    fn loads_many(&self) -> bool {
+        true
+    }
+    fn load_many<'a>(&'a self, keys: &'a [u64]) -> BoxFuture<'a, Result<LoadedMany<u64>, SourceError>> {
+        self.0.lock().unwrap().push(keys.to_vec());
+        Box::pin(async { Ok(keys.iter().map(|key| Ok(Loaded::value(*key))).collect()) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_batch_misses_is_loaded_at_once_by_one_process() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let far = Leases::new();
+    let cache = Tiered::builder().keyspace("test").max_capacity(100).source(Batches(asked.clone())).far(far.clone());
+    let cache = cache.codec(numbers()).rule("flight", "fleet").rule("ttl-ms", ms(60_000)).build().unwrap();
+    let read = async || {
+        cache.invalidate_all().await.unwrap();
+        let values = cache.get_many(&[1, 2, 3, 4]).await;
+        assert_eq!(values.into_iter().map(|value| value.unwrap().unwrap()).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        let mut batches = std::mem::take(&mut *asked.lock().unwrap());
+        batches.iter_mut().for_each(|batch| batch.sort_unstable());
+        batches
+    };
+    assert_eq!(read().await, [[1, 2, 3, 4]]);
+    // Another process loads 3, and dies: the rest does not wait for it.
+    assert!(far.lease("test:3", 99, ms(3_000)).await.unwrap());
+    assert_eq!(read().await, [vec![1, 2, 4], vec![3]]);
+    // Nor for a lease that takes its time.
+    far.slow_ms.store(900, SeqCst);
+    assert_eq!(read().await, [vec![1, 2, 4], vec![3]]);
 }
