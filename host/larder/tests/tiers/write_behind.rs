@@ -534,6 +534,32 @@ fn what_another_process_put_into_a_tier_is_not_read_over_what_is_logged() {
     }
 }
 
+/// An invalidation while the source is saving fences what the flush keeps, and what another process loads then is old.
+#[test]
+fn a_flush_that_is_fenced_leaves_nothing_old_in_a_tier() {
+    let directory = tempfile::tempdir().unwrap();
+    life(async {
+        let (journal, database) = (open(directory.path()).await, Database::new());
+        database.values.lock().unwrap().insert(1, 5);
+        database.takes_ms.store(200, SeqCst);
+        let (far, bus) = (Arc::new(MemoryTier::new(10).unwrap()), Arc::new(LocalBus::new()));
+        let orders = cache(&journal, &database).far(far.clone()).bus(bus.clone()).build().unwrap();
+        let other = Tiered::builder().keyspace("orders").max_capacity(100).source(database.clone());
+        let other = other.far(far.clone()).bus(bus).codec(numbers()).build().unwrap();
+        orders.insert(1, 10).await.unwrap();
+        while database.calls.load(SeqCst) == 0 {
+            sleep(ms(1)).await;
+        }
+        other.invalidate(&1).await.unwrap();
+        assert_eq!(other.get(&1).await.unwrap(), Some(5), "it is not saved yet");
+        assert_eq!(orders.shutdown(ms(60_000)).await, 0);
+        assert_eq!(database.saved(), [(1, Some(10))]);
+        for process in [&orders, &other] {
+            assert_eq!(process.get(&1).await.unwrap(), Some(10));
+        }
+    });
+}
+
 /// It traps, says that what is logged is done, buries it, saves for ever, saves in tiers that are not there.
 #[test]
 fn a_module_cannot_lose_what_is_logged() {
