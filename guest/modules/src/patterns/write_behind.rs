@@ -21,9 +21,9 @@
 //!
 //! What is in the journal is what a load of the key brings (the host sees to that), so this process reads what it wrote.
 //! Another process may have loaded the old value from the source meanwhile, and put it into a shared tier: a flush
-//! therefore keeps the value there again, and has the others drop theirs. Where that is fenced, an invalidation may have come
-//! before the save, and what another process loaded in between may be on its way to the tier: it is fenced, too, by a drop. A
-//! write that the source will never take is buried, and copies of it go.
+//! therefore keeps the value there again, and has the others drop theirs. Where that is fenced, an invalidation may
+//! have come before the save, and what another process loaded in between may be on its way to the tier: it is fenced,
+//! too, by a drop. A write that the source will never take is buried, and copies of it go.
 
 use larder_guest::patterns::{Action, Answer, Event, Failure, Kind, Saving};
 

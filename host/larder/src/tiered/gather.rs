@@ -2,8 +2,8 @@
 //! hand their questions in here, and when none is left that might still do so, the source is asked all of them together.
 //!
 //! Each operation goes its own way until then, by its own steps. One that waits for something else (another's load, a
-//! pause) leaves, so that nobody waits for it; what it asks for later it asks alone. One that is slow (its tier is) is not
-//! waited for, either: what has been asked goes off without it.
+//! pause) leaves, so that nobody waits for it; what it asks for later it asks alone. One that is slow (its tier is) is
+//! not waited for, either: what has been asked goes off without it.
 
 use std::future::poll_fn;
 use std::pin::pin;

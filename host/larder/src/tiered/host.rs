@@ -202,8 +202,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         shared_of(self.far.iter().map(|far| &far.tier))
     }
 
-    /// Whether the journal has a write of a key, which far tiers may not have: another process may have put there what the
-    /// source has still. To be asked before [`Self::may_look`], for a flush owes before its write leaves the journal.
+    /// Whether the journal has a write of a key, which far tiers may not have: another process may have put there what
+    /// the source has still. To be asked before [`Self::may_look`], for a flush owes before its write leaves the
+    /// journal.
     pub(super) fn is_logged(&self, key: &K) -> bool {
         self.journal.as_ref().is_some_and(|part| part.newest(&key.text()).is_some())
     }
@@ -573,7 +574,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         self.far.iter().map(|far| far.owing.load(Ordering::Acquire)).sum::<usize>() + self.news_owed.lock().len()
     }
 
-    /// Drops what is owed, and tells what is to be told; whether all is done. What cannot be paid does not hold up the rest.
+    /// Drops what is owed, and tells what is to be told; whether all is done. What cannot be paid does not hold up the
+    /// rest.
     pub(super) async fn pay(&self) -> bool {
         let mut done = true;
         for far in &self.far {

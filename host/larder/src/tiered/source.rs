@@ -219,8 +219,8 @@ pub trait Source<K, V>: Send + Sync + 'static {
     }
 
     /// Loads the values of many keys, in their order. Asked of a source that [`loads_many`](Self::loads_many), for the keys
-    /// of one batch that no tier has. What is wrong with one key is an error of that key alone, as far as the source can tell;
-    /// an error of the whole is one of each. Dropped once nobody waits for it any more.
+    /// of one batch that no tier has. What is wrong with one key is an error of that key alone, as far as the source
+    /// can tell; an error of the whole is one of each. Dropped once nobody waits for it any more.
     fn load_many<'a>(&'a self, keys: &'a [K]) -> BoxFuture<'a, Result<LoadedMany<V>, SourceError>> {
         let _ = keys;
         Box::pin(async { Err(SourceError::rejected("this source loads one key at a time")) })

@@ -832,8 +832,8 @@ impl<D: SqlDatabase, K: Key, V: Clone + Send + Sync + 'static> SqlSource<D, K, V
         })
     }
 
-    /// The rows of some keys, each of them once. What is wrong with a row is an error of its key; of a row whose key is not
-    /// known, of all keys that have none.
+    /// The rows of some keys, each of them once. What is wrong with a row is an error of its key; of a row whose key is
+    /// not known, of all keys that have none.
     async fn load_chunk(&self, statement: &Statement, keys: &[K]) -> Result<LoadedMany<V>, SourceError> {
         let query = statement.purpose.text();
         let rejected = |why| self.rejected(query, why);

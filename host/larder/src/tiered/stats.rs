@@ -53,8 +53,8 @@ pub struct TieredStats {
     pub refreshes: u64,
     /// Copies that were not kept because something newer had happened.
     pub fenced: u64,
-    /// Copies that a far tier did not take: they are too large for it, cannot be encoded, or nobody could tell whether they are
-    /// newer than what was there. What it had of the key is gone.
+    /// Copies that a far tier did not take: they are too large for it, cannot be encoded, or nobody could tell whether
+    /// they are newer than what was there. What it had of the key is gone.
     pub declined: u64,
     /// Far copies that could not be read.
     pub damaged: u64,

@@ -2,9 +2,9 @@
 //! are slow and fail before or after they have done what they were asked. Between operations the process is killed and
 //! started again with what the disk has; rules are reloaded, between write-behind and the patterns that save at once; the
 //! module is swapped for one that traps at every step, and back. In every third run the process lives, and a neighbour
-//! without the journal reads meanwhile and puts into the shared tier what the source has still. (What a tier was owed dies
-//! with a process, so the two do not go together.) tokio's clock is paused and everything random comes from the seed, so a
-//! seed is a run.
+//! without the journal reads meanwhile and puts into the shared tier what the source has still. (What a tier was owed
+//! dies with a process, so the two do not go together.) tokio's clock is paused and everything random comes from the
+//! seed, so a seed is a run.
 //!
 //! Writes are numbered as they become durable: those that are logged by the disk, others by the source. Held against that:
 //!

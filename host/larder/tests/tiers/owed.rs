@@ -1,5 +1,5 @@
-//! What tiers and buses that could not be reached are owed: nothing of it is forgotten, and nothing of it is in the way of
-//! the rest.
+//! What tiers and buses that could not be reached are owed: nothing of it is forgotten, and nothing of it is in the way
+//! of the rest.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, Weak};
