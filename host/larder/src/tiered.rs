@@ -100,11 +100,11 @@ pub use mysql::MySqlSource;
 pub use near::Key;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresSource;
-pub use source::{FromFn, Loaded, Save, Source, SourceError, WriteId};
+pub use source::{FromFn, Loaded, LoadedMany, Save, Source, SourceError, WriteId};
 pub use stats::TieredStats;
 
 use board::Lead;
-use driver::{About, Landing, Op, Reply};
+use driver::{About, Again, Landing, Lease, Op, Reply};
 use host::{Inner, ended};
 use near::Quick;
 
@@ -270,6 +270,8 @@ pub struct Ticket<K: Key, V> {
     near_token: near::Token,
     far_tokens: Vec<Option<Token>>,
     lead: Option<Lead<K, Landing<V>>>,
+    /// So that other processes wait for it, too.
+    lease: Option<Lease>,
 }
 
 impl<K: Key, V> fmt::Debug for Ticket<K, V> {
@@ -289,6 +291,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Ticket<K, V> {
         op.near_token = Some(self.near_token);
         op.far_tokens = self.far_tokens;
         op.lead = self.lead;
+        op.lease = self.lease;
         op.loaded = Some(landing.clone());
         op.brought = Some(landing);
         self.inner.run(op).await.map(drop)
@@ -586,13 +589,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     pub fn keep_hot(&self, key: K) {
         let me = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
+            // Where nobody has said yet, as long as a module that fails is rested.
+            let mut pause = Duration::from_secs(1);
             loop {
                 let Some(inner) = me.upgrade() else { return };
                 inner.tally.refreshes.fetch_add(1, Relaxed);
                 let mut op = Op::new(inner, Kind::Refresh, About::Key(key.clone()));
                 op.traits = Traits::SCHEDULED;
-                let Some(again) = op.run().await else { return };
-                tokio::time::sleep(Duration::from_millis(again)).await;
+                // A panic of a codec, say, is one of this refresh alone.
+                match tokio::spawn(op.run()).await.unwrap_or(Again::Unsaid) {
+                    Again::After(ms) => pause = Duration::from_millis(ms),
+                    Again::Never => return,
+                    Again::Unsaid => {}
+                }
+                tokio::time::sleep(pause).await;
             }
         });
     }

@@ -494,7 +494,11 @@ fn write_behind() {
     );
 
     let save = (Event::Start, None, "save, fence 0b10");
-    walk(&rules, flush, &[save, (Event::Saved, None, "keep in 0b10 for 60000, announce"), (FENCED, None, "finish")]);
+    walk(
+        &rules,
+        flush,
+        &[save, (Event::Saved, None, "keep in 0b10 for 60000, announce"), (FENCED, None, drop), (DONE, None, "finish")],
+    );
     walk(&rules, flush, &[save, (SAVE_REFUSED, None, "bury"), (Event::Buried, None, drop), (DONE, None, "finish")]);
     let again = [(TIMED_OUT, None, "pause"), (Event::Resumed, None, "save, fence 0b10")];
     walk(&rules, flush, &[&[save][..], &again, &again, &again, &again, &[(TIMED_OUT, None, "fail TimedOut")]].concat());

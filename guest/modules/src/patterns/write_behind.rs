@@ -11,7 +11,7 @@
 //!
 //!  flush:  start --> save --saved--> keep in the shared tiers, announce --> finish
 //!                    | ^         |                         |
-//!                    | |         +--a removal: drop        +--fenced: something newer is there; finish
+//!                    | |         +--a removal: drop        +--fenced: drop --> finish
 //!          save-failed |
 //!                    v |
 //!                   pause; after five attempts: fail (it stays in the journal)
@@ -21,13 +21,14 @@
 //!
 //! What is in the journal is what a load of the key brings (the host sees to that), so this process reads what it wrote.
 //! Another process may have loaded the old value from the source meanwhile, and put it into a shared tier: a flush
-//! therefore keeps the value there again, and has the others drop theirs. A write that the source will never take is
-//! buried, and copies of it go.
+//! therefore keeps the value there again, and has the others drop theirs. Where that is fenced, an invalidation may
+//! have come before the save, and what another process loaded in between may be on its way to the tier: it is fenced,
+//! too, by a drop. A write that the source will never take is buried, and copies of it go.
 
 use larder_guest::patterns::{Action, Answer, Event, Failure, Kind, Saving};
 
 use super::cookie::{Memory, Stage};
-use super::invalidation::{conclude, forget};
+use super::invalidation::forget;
 use super::write_through::{after_keeping, keep_brought};
 use super::{Step, freshness, invalidation};
 
@@ -74,7 +75,7 @@ pub fn flush(step: &Step<'_>) -> Answer {
             let memory = Memory { attempts: step.memory.attempts + 1, ..step.memory };
             Step { memory, ..*step }.go(FlushBackoff, Action::Pause(wait))
         }
-        (FlushKeep, Event::Kept(outcome)) => conclude(step, &outcome),
+        (FlushKeep, Event::Kept(outcome)) => after_keeping(step, &outcome),
         (FlushBury, Event::Buried) => forget(step, None),
         (Forget, _) => invalidation::step(step),
         _ => Action::Fail(Failure::Unsupported).end(),

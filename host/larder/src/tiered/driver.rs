@@ -69,7 +69,7 @@ struct Load<V> {
 }
 
 /// A lease in a shared tier: renewed while it is held, given back when dropped.
-struct Lease {
+pub(crate) struct Lease {
     tier: Arc<dyn far::Tier>,
     key: Arc<str>,
     holder: u64,
@@ -80,12 +80,22 @@ struct Lease {
 const LEASE: Duration = Duration::from_secs(3);
 
 impl Lease {
-    fn new(tier: Arc<dyn far::Tier>, key: Arc<str>, holder: u64) -> Self {
+    /// `since`: when it was asked for.
+    fn new(tier: Arc<dyn far::Tier>, key: Arc<str>, holder: u64, since: Instant) -> Self {
         let (renewed, name) = (tier.clone(), key.clone());
         let renewing = tokio::spawn(async move {
+            let (mut ends, mut pause) = (since + LEASE, LEASE / 3);
             loop {
-                tokio::time::sleep(LEASE / 3).await;
-                if !matches!(renewed.lease(&name, holder, LEASE).await, Ok(true)) {
+                tokio::time::sleep(pause).await;
+                let asked = Instant::now();
+                match tokio::time::timeout(LEASE / 3, renewed.lease(&name, holder, LEASE)).await {
+                    Ok(Ok(true)) => (ends, pause) = (asked + LEASE, LEASE / 3),
+                    // Somebody else has it.
+                    Ok(Ok(false)) => return,
+                    // It is held still, for as long as it was renewed last.
+                    Ok(Err(_)) | Err(_) => pause = LEASE / 10,
+                }
+                if Instant::now() + pause >= ends {
                     return;
                 }
             }
@@ -121,6 +131,16 @@ pub(crate) enum Reply<K: Key, V> {
 }
 
 pub(crate) type Replying<K, V> = oneshot::Sender<Result<Reply<K, V>, TieredError>>;
+
+/// When a scheduled refresh begins again.
+pub(crate) enum Again {
+    /// After so many milliseconds.
+    After(u64),
+    /// The module says that there is no schedule.
+    Never,
+    /// The host finished the operation without the module, so nobody has said.
+    Unsaid,
+}
 
 /// What comes of an action.
 enum Flow {
@@ -170,13 +190,13 @@ pub(crate) struct Op<K: Key, V: Clone + Send + Sync + 'static> {
     pub(crate) saved: bool,
     pub(crate) logged: bool,
     pub(crate) lead: Option<Lead<K, Landing<V>>>,
-    lease: Option<Lease>,
+    pub(crate) lease: Option<Lease>,
     pub(crate) reply: Option<Replying<K, V>>,
     pub(crate) error: Option<TieredError>,
     /// Who could not be told what this operation did last.
     untold: Vec<Untold>,
-    /// When a scheduled refresh begins again.
-    pub(crate) again: Option<u64>,
+    /// When a scheduled refresh begins again, as the module says.
+    again: Option<u64>,
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
@@ -327,6 +347,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let (mut asked, mut name) = (Vec::with_capacity(ops.len()), String::new());
         for op in ops {
             if let About::Key(key) = &op.about {
+                if inner.is_logged(key) {
+                    op.begun = Some((Event::Absent, None));
+                    continue;
+                }
                 inner.write_far_name(key, &mut name);
                 let name: Arc<str> = name.as_str().into();
                 if inner.may_look(far, &name) {
@@ -398,7 +422,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     }
 
     /// Runs to the end.
-    pub(crate) async fn run(mut self) -> Option<u64> {
+    pub(crate) async fn run(mut self) -> Again {
         let (mut event, mut begun) = self.begun.take().unwrap_or((Event::Start, None));
         for _ in 0..MOST_STEPS {
             let answer = match begun.take() {
@@ -412,7 +436,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             self.cookie = answer.cookie;
             match self.carry_out(answer.action, event).await {
                 Flow::Next(next) => event = next,
-                Flow::End => return self.again,
+                Flow::End => return self.again.map_or(Again::Never, Again::After),
                 Flow::Wrong(why) => {
                     self.inner.tally.wrong_answers.fetch_add(1, Relaxed);
                     let module = &self.book.description().name;
@@ -426,10 +450,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         self.fall_back().await
     }
 
-    async fn fall_back(mut self) -> Option<u64> {
+    async fn fall_back(mut self) -> Again {
         self.inner.tally.fallbacks.fetch_add(1, Relaxed);
         super::fallback::finish(&mut self).await;
-        self.again
+        Again::Unsaid
     }
 
     /// Forgets the copy that is held, or ends its freshness, if something has reached it.
@@ -663,6 +687,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 near_token,
                 far_tokens: std::mem::take(&mut self.far_tokens),
                 lead: self.lead.take(),
+                lease: self.lease.take(),
             };
             self.answer(Ok(Reply::Missed(ticket)));
         }
@@ -710,6 +735,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     /// Looks into a far tier, and takes its token.
     pub(crate) async fn look_far(&mut self, tier: u8) -> Result<Option<Held<V>>, ()> {
         let About::Key(key) = &self.about else { return Err(()) };
+        if self.inner.is_logged(key) {
+            return Ok(None);
+        }
         let far = &self.inner.far[usize::from(tier) - 1];
         let name = self.inner.far_name(key);
         if !self.inner.may_look(far, &name) {
@@ -817,6 +845,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     /// Asks for the lease, and looks for what another process may have brought, until the deadline.
     async fn join_fleet(&mut self, wait_ms: u64, deadline: Instant) -> Event {
         let About::Key(key) = &self.about else { return Event::LeaderLost };
+        // What the journal has is loaded from there: no other process can bring it.
+        if self.inner.is_logged(key) {
+            return Event::Leading;
+        }
         let Some(at) = self.inner.far.iter().position(|far| far.tier.leases()) else { return Event::Leading };
         let (tier, number) = (self.inner.far[at].tier.clone(), at as u8 + 1);
         let name: Arc<str> = self.inner.far_name(key).into();
@@ -824,12 +856,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         let mut pause = Duration::from_millis(5);
         loop {
             let far = &self.inner.far[at];
-            self.member = None;
+            let since = Instant::now();
             let Ok(leased) = far.call(self.inner.limits.tier, tier.lease(&name, holder, LEASE)).await else {
                 // Leases are out of reach: the leader of this process leads.
                 return Event::Leading;
             };
-            let lease = leased.then(|| Lease::new(tier.clone(), name.clone(), holder));
+            let lease = leased.then(|| Lease::new(tier.clone(), name.clone(), holder, since));
             // Somebody may have brought it since this operation looked.
             if self.kind == Kind::Read || lease.is_none() {
                 let found = self.look_far(number).await.ok().flatten();
@@ -849,6 +881,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
                 self.trouble = true;
                 return Event::Waited;
             }
+            // The others of the batch need not wait.
+            self.member = None;
             self.inner.tally.joined.fetch_add(1, Relaxed);
             tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
             pause = (pause * 2).min(Duration::from_millis(100));
@@ -1023,6 +1057,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             }
         }
         self.inner.tally.fenced.fetch_add(u64::from(telling.outcome.fenced.count_ones()), Relaxed);
+        self.inner.tally.declined.fetch_add(u64::from(telling.outcome.declined.count_ones()), Relaxed);
         if announce && keeping.announce {
             let scope = FarScope::Keys(vec![key.text().into()]);
             telling.announced(self.inner.announce(scope, false).await);

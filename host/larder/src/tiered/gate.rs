@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-use super::{BoxFuture, Failure, Loaded, Save, Source, SourceError};
+use super::{BoxFuture, Failure, Loaded, LoadedMany, Save, Source, SourceError};
 
 /// How much a tier or the source is trusted. See [`TieredBuilder::tier_limits`](super::TieredBuilder::tier_limits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,7 +252,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Source<K, V> for Gated<
         self.source.loads_many()
     }
 
-    fn load_many<'a>(&'a self, keys: &'a [K]) -> BoxFuture<'a, Result<Vec<Loaded<V>>, SourceError>> {
+    fn load_many<'a>(&'a self, keys: &'a [K]) -> BoxFuture<'a, Result<LoadedMany<V>, SourceError>> {
         Box::pin(self.pass(self.source.load_many(keys)))
     }
 

@@ -2,9 +2,14 @@
 //! hand their questions in here, and when none is left that might still do so, the source is asked all of them together.
 //!
 //! Each operation goes its own way until then, by its own steps. One that waits for something else (another's load, a
-//! pause) leaves, so that nobody waits for it; what it asks for later it asks alone.
+//! pause) leaves, so that nobody waits for it; what it asks for later it asks alone. One that is slow (its tier is) is
+//! not waited for, either: what has been asked goes off without it.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -16,6 +21,9 @@ use super::{BoxFuture, Key, WriteId};
 
 /// Asks many questions; as many answers, in their order.
 type Ask<Q, A> = dyn Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send + Sync;
+
+/// So long a question waits for others.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// One batch.
 struct Gather<Q, A> {
@@ -44,33 +52,65 @@ impl<Q: Send + 'static, A: Send + 'static> Member<Q, A> {
         (0..members).map(move |_| Member(gather.clone()))
     }
 
-    /// Asks.
+    /// Asks. To drop the receiver is to wait no longer.
     pub(crate) fn ask(self, question: Q) -> oneshot::Receiver<A> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.0.state.lock();
+        let (is_first, is_last) = (state.questions.is_empty(), state.members == 1);
         state.questions.push(question);
         state.waiting.push(sender);
         drop(state);
+        if is_first && !is_last {
+            let gather = self.0.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(PATIENCE).await;
+                gather.go();
+            });
+        }
         receiver
     }
+}
+
+impl<Q: Send + 'static, A: Send + 'static> Gather<Q, A> {
+    /// Asks what has been asked so far.
+    fn go(&self) {
+        let mut state = self.state.lock();
+        let (questions, mut waiting) = (std::mem::take(&mut state.questions), std::mem::take(&mut state.waiting));
+        drop(state);
+        // Where the runtime is gone, so are those who wait.
+        let (false, Ok(runtime)) = (questions.is_empty(), tokio::runtime::Handle::try_current()) else { return };
+        let asking = (self.ask)(questions);
+        runtime.spawn(async move {
+            // Each of them waits for as long as it would for an answer of its own. (Saves are waited for in any case.)
+            let answers = unless_all_left(&mut waiting, asking).await;
+            // Who does not wait any more has left.
+            waiting.into_iter().zip(answers).for_each(|(waiting, answer)| drop(waiting.send(answer)));
+        });
+    }
+}
+
+/// The answers; none once nobody waits for them any more, and then they are not waited for.
+async fn unless_all_left<A>(waiting: &mut [oneshot::Sender<A>], mut asking: BoxFuture<'static, Vec<A>>) -> Vec<A> {
+    let mut all_left = pin!(async {
+        for one in waiting {
+            one.closed().await;
+        }
+    });
+    poll_fn(|context| match asking.as_mut().poll(context) {
+        Poll::Ready(answers) => Poll::Ready(answers),
+        Poll::Pending => all_left.as_mut().poll(context).map(|()| Vec::new()),
+    })
+    .await
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Drop for Member<Q, A> {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.members -= 1;
-        if state.members > 0 || state.questions.is_empty() {
-            return;
-        }
-        let (questions, waiting) = (std::mem::take(&mut state.questions), std::mem::take(&mut state.waiting));
+        let is_last = state.members == 0;
         drop(state);
-        let asking = (self.0.ask)(questions);
-        // Where the runtime is gone, so are those who wait.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                // Who does not wait any more has left.
-                waiting.into_iter().zip(asking.await).for_each(|(waiting, answer)| drop(waiting.send(answer)));
-            });
+        if is_last {
+            self.0.go();
         }
     }
 }
@@ -88,11 +128,11 @@ pub(crate) fn load_many<K: Key, V: Clone + Send + Sync + 'static>(
         let source = source.clone();
         Box::pin(async move {
             let answers = match &keys[..] {
-                [key] => source.load(key, None).await.map(|loaded| vec![loaded]),
+                [key] => source.load(key, None).await.map(|loaded| vec![Ok(loaded)]),
                 _ => source.load_many(&keys).await,
             };
             let failed = match answers {
-                Ok(answers) if answers.len() == keys.len() => return answers.into_iter().map(Ok).collect(),
+                Ok(answers) if answers.len() == keys.len() => return answers,
                 Ok(answers) => SourceError::rejected(wrong_count("values", answers.len(), keys.len())),
                 Err(error) => error,
             };

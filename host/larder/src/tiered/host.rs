@@ -38,20 +38,31 @@ pub(crate) struct Limits {
 }
 
 /// What a far tier is to drop as soon as it can be reached, and what other processes are to be told then.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub(super) struct Owed {
+    /// Another one each time that it is owed: what is owed anew while it is being paid is not paid by that.
+    number: u64,
     scope: Scope,
     news: News,
     /// Whether others are told: not of what only this process's own copies may have missed.
     announce: bool,
 }
 
+impl Owed {
+    fn is_same(&self, other: &Owed) -> bool {
+        self.scope == other.scope && self.news == other.news && self.announce == other.announce
+    }
+}
+
 /// A far tier with its gate, and what is owed there.
 pub(crate) struct Far {
     pub(super) tier: Arc<dyn Tier>,
     pub(super) gate: Gate,
+    /// In the order in which it is paid.
     pub(super) owed: Mutex<Vec<Owed>>,
     pub(super) owing: AtomicUsize,
+    /// How often something was owed.
+    owings: AtomicU64,
 }
 
 /// What came of telling tiers and other processes of something, with who could not be told.
@@ -84,8 +95,30 @@ impl Telling {
     }
 }
 
-/// So many invalidations are owed to a tier one by one.
+/// So many invalidations are owed to a tier, or to the bus, one by one.
 const MOST_OWED: usize = 1_000;
+
+/// So many keys are owed as one: a longer list might never be done within the time that a tier has to answer.
+const OWED_KEYS: usize = 500;
+
+/// A scope in parts that are owed one by one.
+fn parts(scope: Scope) -> Vec<Scope> {
+    match scope {
+        Scope::Keys(keys) if keys.len() > OWED_KEYS => {
+            keys.chunks(OWED_KEYS).map(|keys| Scope::Keys(keys.to_vec())).collect()
+        }
+        scope => vec![scope],
+    }
+}
+
+/// Whether it was refused alone: others may be taken.
+fn is_refused_alone(error: &TierError) -> bool {
+    match error {
+        TierError::Refused(refusal) => !refusal.is_outage,
+        TierError::Unsupported(_) => true,
+        TierError::Unavailable(_) | TierError::TimedOut => false,
+    }
+}
 
 impl Far {
     pub(super) fn new(number: usize, tier: Arc<dyn Tier>, limits: GateLimits) -> Self {
@@ -94,6 +127,7 @@ impl Far {
             tier,
             owed: Mutex::default(),
             owing: AtomicUsize::new(0),
+            owings: AtomicU64::new(0),
         }
     }
 
@@ -166,6 +200,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
     /// Those that other processes use, too.
     pub(super) fn shared(&self) -> u8 {
         shared_of(self.far.iter().map(|far| &far.tier))
+    }
+
+    /// Whether the journal has a write of a key, which far tiers may not have: another process may have put there what
+    /// the source has still. To be asked before [`Self::may_look`], for a flush owes before its write leaves the
+    /// journal.
+    pub(super) fn is_logged(&self, key: &K) -> bool {
+        self.journal.as_ref().is_some_and(|part| part.newest(&key.text()).is_some())
     }
 
     /// Whether a key may be read in a far tier: not before what is owed there has been dropped, and in one of this process's
@@ -437,13 +478,35 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
     /// Tells other processes; where some could not be told, that is owed.
     pub(super) async fn announce(&self, scope: Scope, soft: bool) -> Result<(), Untold> {
         let (Some(bus), Some(me)) = (&self.bus, self.me.upgrade()) else { return Ok(()) };
-        let news = News { keyspace: self.name.clone(), scope, soft };
+        let news = self.news(scope, soft);
         let me: Arc<dyn Listener> = me;
-        let told = tokio::time::timeout(self.limits.tier, bus.announce(&me, news.clone())).await;
-        let Err(error) = told.unwrap_or(Err(TierError::TimedOut)) else { return Ok(()) };
-        self.news_owed.lock().push(news);
+        let Err(error) = self.tell(&**bus, &me, news.clone()).await else { return Ok(()) };
+        parts(news.scope).into_iter().for_each(|scope| self.owe_news(self.news(scope, soft)));
         self.catch_up();
         Err(Untold { what: format!("the bus, {}", bus.summary()), error })
+    }
+
+    async fn tell(&self, bus: &dyn Bus, me: &Arc<dyn Listener>, news: News) -> Result<(), TierError> {
+        let told = tokio::time::timeout(self.limits.tier, bus.announce(me, news)).await;
+        told.unwrap_or(Err(TierError::TimedOut))
+    }
+
+    fn news(&self, scope: Scope, soft: bool) -> News {
+        News { keyspace: self.name.clone(), scope, soft }
+    }
+
+    /// Others are to be told as soon as the bus can be reached.
+    fn owe_news(&self, news: News) {
+        if self.bus.is_none() {
+            return;
+        }
+        let all = self.news(Scope::Group(Group::Prefix("".into())), false);
+        let mut owed = self.news_owed.lock();
+        if owed.contains(&news) || owed.contains(&all) {
+            return;
+        }
+        // Too much to remember: all of the keyspace.
+        if owed.len() < MOST_OWED { owed.push(news) } else { *owed = vec![all] }
     }
 
     /// Something is to be dropped in a far tier as soon as that can be reached, and then announced.
@@ -459,20 +522,24 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
     }
 
     fn owe_and(&self, at: usize, about: &About<K>, soft: bool, announce: bool) {
-        let owed_of = |about: &About<K>, soft| Owed {
-            scope: self.far_scope(about),
-            news: News { keyspace: self.name.clone(), scope: self.near_scope(about), soft },
-            announce,
-        };
         let far = &self.far[at];
+        let owed_of = |scope, near, soft, announce| {
+            let number = far.owings.fetch_add(1, Relaxed);
+            Owed { number, scope, news: self.news(near, soft), announce }
+        };
         let mut owed = far.owed.lock();
-        let new = owed_of(about, soft);
-        if !owed.contains(&new) {
-            owed.push(new);
+        for (scope, near) in parts(self.far_scope(about)).into_iter().zip(parts(self.near_scope(about))) {
+            let new = owed_of(scope, near, soft, announce);
+            match owed.iter_mut().find(|owed| owed.is_same(&new)) {
+                Some(same) => same.number = new.number,
+                None => owed.push(new),
+            }
         }
         // Too much to remember: all of the keyspace.
         if owed.len() > MOST_OWED {
-            *owed = vec![owed_of(&About::Group(Group::Prefix("".into())), false)];
+            let all = About::Group(Group::Prefix("".into()));
+            let announce = owed.iter().any(|owed| owed.announce);
+            *owed = vec![owed_of(self.far_scope(&all), self.near_scope(&all), false, announce)];
         }
         far.owing.store(owed.len(), Ordering::Release);
         drop(owed);
@@ -507,36 +574,63 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         self.far.iter().map(|far| far.owing.load(Ordering::Acquire)).sum::<usize>() + self.news_owed.lock().len()
     }
 
-    /// Drops what is owed, and tells what is to be told; whether all is done.
+    /// Drops what is owed, and tells what is to be told; whether all is done. What cannot be paid does not hold up the
+    /// rest.
     pub(super) async fn pay(&self) -> bool {
+        let mut done = true;
         for far in &self.far {
-            loop {
-                let Some(first) = far.owed.lock().first().cloned() else { break };
-                if far.call(self.limits.tier, far.tier.invalidate(&first.scope, first.news.soft)).await.is_err() {
-                    return false;
-                }
-                // What was read there meanwhile, by whoever did not know, is dropped too.
-                self.forget_near(&self.about(&first.news), first.news.soft);
-                if first.announce {
-                    self.news_owed.lock().push(first.news.clone());
-                }
-                let mut owed = far.owed.lock();
-                // It may have been put together with others meanwhile.
-                owed.retain(|other| *other != first);
-                far.owing.store(owed.len(), Ordering::Release);
-            }
+            done &= self.pay_tier(far).await;
         }
-        let news = std::mem::take(&mut *self.news_owed.lock());
+        done & self.pay_news().await
+    }
+
+    async fn pay_tier(&self, far: &Far) -> bool {
+        let numbers: Vec<u64> = far.owed.lock().iter().map(|owed| owed.number).collect();
+        for number in numbers {
+            // It may have been put together with others meanwhile, or be owed anew.
+            let Some(one) = far.owed.lock().iter().find(|owed| owed.number == number).cloned() else { continue };
+            let paid = far.call(self.limits.tier, far.tier.invalidate(&one.scope, one.news.soft)).await;
+            if let Err(error) = paid {
+                if is_refused_alone(&error) {
+                    continue;
+                }
+                // Should it be this one that takes too long, the next time others come first.
+                let mut owed = far.owed.lock();
+                if let Some(at) = owed.iter().position(|owed| owed.number == number) {
+                    owed[at..].rotate_left(1);
+                }
+                return false;
+            }
+            // What was read there meanwhile, by whoever did not know, is dropped too.
+            self.forget_near(&self.about(&one.news), one.news.soft);
+            if one.announce {
+                self.owe_news(one.news);
+            }
+            let mut owed = far.owed.lock();
+            owed.retain(|owed| owed.number != number);
+            far.owing.store(owed.len(), Ordering::Release);
+        }
+        far.owed.lock().is_empty()
+    }
+
+    async fn pay_news(&self) -> bool {
         let (Some(bus), Some(me)) = (&self.bus, self.me.upgrade()) else { return true };
         let me: Arc<dyn Listener> = me;
-        let mut done = true;
-        for news in news {
-            if !matches!(tokio::time::timeout(self.limits.tier, bus.announce(&me, news.clone())).await, Ok(Ok(()))) {
-                self.news_owed.lock().push(news);
-                done = false;
+        let mut news = std::mem::take(&mut *self.news_owed.lock()).into_iter();
+        let (mut refused, mut failed) = (Vec::new(), None);
+        for one in news.by_ref() {
+            match self.tell(&**bus, &me, one.clone()).await {
+                Ok(()) => {}
+                Err(error) if is_refused_alone(&error) => refused.push(one),
+                Err(_) => {
+                    failed = Some(one);
+                    break;
+                }
             }
         }
-        done
+        // The next time others come first.
+        news.chain(refused).chain(failed).for_each(|news| self.owe_news(news));
+        self.news_owed.lock().is_empty()
     }
 }
 

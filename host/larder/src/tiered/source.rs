@@ -191,6 +191,9 @@ impl<K, V> Clone for Save<'_, K, V> {
 
 impl<K, V> Copy for Save<'_, K, V> {}
 
+/// What a source has of many keys: of each, or why not.
+pub type LoadedMany<V> = Vec<Result<Loaded<V>, SourceError>>;
+
 /// Where values come from, and go to. What is promised here is a suite, too, to hold an implementation against:
 /// `testkit::SourceSuite` (feature `testkit`).
 pub trait Source<K, V>: Send + Sync + 'static {
@@ -216,8 +219,9 @@ pub trait Source<K, V>: Send + Sync + 'static {
     }
 
     /// Loads the values of many keys, in their order. Asked of a source that [`loads_many`](Self::loads_many), for the keys
-    /// of one batch that no tier has.
-    fn load_many<'a>(&'a self, keys: &'a [K]) -> BoxFuture<'a, Result<Vec<Loaded<V>>, SourceError>> {
+    /// of one batch that no tier has. What is wrong with one key is an error of that key alone, as far as the source
+    /// can tell; an error of the whole is one of each. Dropped once nobody waits for it any more.
+    fn load_many<'a>(&'a self, keys: &'a [K]) -> BoxFuture<'a, Result<LoadedMany<V>, SourceError>> {
         let _ = keys;
         Box::pin(async { Err(SourceError::rejected("this source loads one key at a time")) })
     }
@@ -268,7 +272,7 @@ impl<K, V, S: Source<K, V> + ?Sized> Source<K, V> for Arc<S> {
         (**self).loads_many()
     }
 
-    fn load_many<'a>(&'a self, keys: &'a [K]) -> BoxFuture<'a, Result<Vec<Loaded<V>>, SourceError>> {
+    fn load_many<'a>(&'a self, keys: &'a [K]) -> BoxFuture<'a, Result<LoadedMany<V>, SourceError>> {
         (**self).load_many(keys)
     }
 

@@ -74,7 +74,7 @@ use sqlx::{Column, Connection, Row};
 use tokio::net::TcpStream;
 
 use super::source::Answer;
-use super::{BoxFuture, Failure, Key, Loaded, Save, Source, SourceError, WriteId};
+use super::{BoxFuture, Failure, Key, Loaded, LoadedMany, Save, Source, SourceError, WriteId};
 pub use statement::Dialect;
 use statement::{Name, Purpose, Statement};
 
@@ -832,8 +832,9 @@ impl<D: SqlDatabase, K: Key, V: Clone + Send + Sync + 'static> SqlSource<D, K, V
         })
     }
 
-    /// The rows of some keys, each of them once.
-    async fn load_chunk(&self, statement: &Statement, keys: &[K]) -> Result<Vec<Loaded<V>>, SourceError> {
+    /// The rows of some keys, each of them once. What is wrong with a row is an error of its key; of a row whose key is
+    /// not known, of all keys that have none.
+    async fn load_chunk(&self, statement: &Statement, keys: &[K]) -> Result<LoadedMany<V>, SourceError> {
         let query = statement.purpose.text();
         let rejected = |why| self.rejected(query, why);
         let mut places: HashMap<Cow<'_, str>, usize> = HashMap::with_capacity(keys.len());
@@ -843,17 +844,35 @@ impl<D: SqlDatabase, K: Key, V: Clone + Send + Sync + 'static> SqlSource<D, K, V
         let last = keys.iter().cycle().skip(keys.len() - 1).take(wanted - keys.len());
         let given = Given { keys: Some(Parameter::keys(keys.iter().chain(last))), ..Given::default() };
         let rows = self.fetch(statement, &given, keys.len()).await?;
-        let mut answers: Vec<Option<Loaded<V>>> = keys.iter().map(|_| None).collect();
+        let mut answers: Vec<Option<Result<Loaded<V>, SourceError>>> = keys.iter().map(|_| None).collect();
+        let (mut of_nobody, mut twice) = (None, None);
         for row in &rows {
-            let key = D::json(row, 0).map_err(|error| rejected(Why::Column(first::<D>(row), error)))?;
-            let key = scalar(&key).unwrap_or_default();
-            let at = *places.get(&*key).ok_or_else(|| rejected(Why::NotAsked(key)))?;
-            let loaded = self.loaded(row, &keys[at], None).map_err(rejected)?;
+            let key = match D::json(row, 0) {
+                Ok(key) => scalar(&key).unwrap_or_default(),
+                Err(error) => {
+                    of_nobody = of_nobody.or(Some(rejected(Why::Column(first::<D>(row), error))));
+                    continue;
+                }
+            };
+            let Some(at) = places.get(&*key).copied() else {
+                of_nobody = of_nobody.or(Some(rejected(Why::NotAsked(key))));
+                continue;
+            };
+            let loaded = self.loaded(row, &keys[at], None).map_err(rejected);
             if answers[at].replace(loaded).is_some() {
-                return Err(rejected(Why::TwoRows(keys[at].text().into())));
+                let error = rejected(Why::TwoRows(keys[at].text().into()));
+                answers[at] = Some(Err(error.clone()));
+                twice = twice.or(Some(error));
             }
         }
-        Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(Loaded::absent)).collect())
+        // There are more than were read, and nobody knows of which keys.
+        if rows.len() > keys.len()
+            && let Some(error) = of_nobody.take().or(twice)
+        {
+            return Err(error);
+        }
+        let without_row = || of_nobody.clone().map_or_else(|| Ok(Loaded::absent()), Err);
+        Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(without_row)).collect())
     }
 
     fn write_json(&self, save: &Save<'_, K, V>) -> Result<Json, SourceError> {
@@ -1000,7 +1019,7 @@ impl<D: SqlDatabase, K: Key, V: Clone + Send + Sync + 'static> Source<K, V> for 
         self.queries.load_many.is_some()
     }
 
-    fn load_many<'a>(&'a self, keys: &'a [K]) -> BoxFuture<'a, Result<Vec<Loaded<V>>, SourceError>> {
+    fn load_many<'a>(&'a self, keys: &'a [K]) -> BoxFuture<'a, Result<LoadedMany<V>, SourceError>> {
         Box::pin(async move {
             let none = || self.rejected(Purpose::LoadMany.text(), Why::NoQuery(Purpose::LoadMany.method()));
             let statement = self.queries.load_many.as_ref().ok_or_else(none)?;
@@ -1018,7 +1037,14 @@ impl<D: SqlDatabase, K: Key, V: Clone + Send + Sync + 'static> Source<K, V> for 
                 .collect();
             let mut loaded = Vec::with_capacity(once.len());
             for chunk in once.chunks(CHUNK) {
-                loaded.extend(self.load_chunk(statement, chunk).await?);
+                match self.load_chunk(statement, chunk).await {
+                    Ok(chunk) => loaded.extend(chunk),
+                    // Other keys have their answers, or may get them.
+                    Err(error) if error.failure == Failure::Rejected && once.len() > CHUNK => {
+                        loaded.extend(chunk.iter().map(|_| Err(error.clone())));
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             Ok(wanted.into_iter().map(|at| loaded[at].clone()).collect())
         })

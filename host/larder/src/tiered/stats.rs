@@ -53,6 +53,9 @@ pub struct TieredStats {
     pub refreshes: u64,
     /// Copies that were not kept because something newer had happened.
     pub fenced: u64,
+    /// Copies that a far tier did not take: they are too large for it, cannot be encoded, or nobody could tell whether
+    /// they are newer than what was there. What it had of the key is gone.
+    pub declined: u64,
     /// Far copies that could not be read.
     pub damaged: u64,
     /// Copies that its far tiers have met, for whatever keyspace, and that a later version of Larder wrote.
@@ -93,6 +96,7 @@ pub(crate) struct Counters {
     pub(super) buried: AtomicU64,
     pub(super) refreshes: AtomicU64,
     pub(super) fenced: AtomicU64,
+    pub(super) declined: AtomicU64,
     pub(super) damaged: AtomicU64,
     pub(super) wrong_answers: AtomicU64,
     pub(super) fallbacks: AtomicU64,
@@ -144,6 +148,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
             pending: self.journal.as_ref().map_or(0, |part| part.pending() as u64),
             refreshes: of(&tally.refreshes),
             fenced: of(&tally.fenced),
+            declined: of(&tally.declined),
             damaged: of(&tally.damaged),
             newer: self.far.iter().map(|far| far.tier.newer()).sum(),
             owed: self.owed() as u64,
@@ -184,6 +189,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Chores for Inner<K, V> {
             ("larder_journal_buried_total", stats.buried),
             ("larder_refreshes_total", stats.refreshes),
             ("larder_fenced_total", stats.fenced),
+            ("larder_declined_total", stats.declined),
             ("larder_damaged_total", stats.damaged),
             ("larder_newer_total", stats.newer),
             ("larder_pattern_steps_total", stats.steps),

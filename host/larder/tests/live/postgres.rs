@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use larder::Tiered;
 use larder::tiered::testkit::{SourceSuite, carries_out_once};
-use larder::tiered::{Failure, How, Loaded, PostgresSource, Save, Source, SourceError, WriteId};
+use larder::tiered::{Failure, How, Loaded, LoadedMany, PostgresSource, Save, Source, SourceError, WriteId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -69,6 +69,10 @@ fn product(n: u64) -> Product {
 fn failure<T: std::fmt::Debug>(result: Result<T, SourceError>) -> (Failure, String) {
     let error = result.unwrap_err();
     (error.failure(), error.to_string())
+}
+
+fn each<V>(loaded: Result<LoadedMany<V>, SourceError>) -> Vec<Loaded<V>> {
+    loaded.unwrap().into_iter().map(|loaded| loaded.unwrap()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,7 +164,7 @@ async fn rows_are_json_where_there_is_no_type() {
     let wanted = Loaded::value(expected).fresh_for(Duration::from_millis(1500)).tag("red").tag("two words");
     assert_eq!(loaded, wanted);
     let absent = "00000000-0000-0000-0000-000000000000".to_string();
-    assert_eq!(source.load_many(&[absent, key.clone()]).await.unwrap(), [Loaded::absent(), wanted]);
+    assert_eq!(each(source.load_many(&[absent, key.clone()]).await), [Loaded::absent(), wanted]);
 
     // A type that has no form: the message says what to do.
     let bytes = PostgresSource::<String, Json>::over(pool.clone())
@@ -251,6 +255,30 @@ async fn what_the_query_gets_wrong_is_said() {
     let (_, message) = failure(twice.load(&1, None).await);
     assert!(message.contains("two columns are called `a`: rename one of them by `as`"), "{message}");
 
+    // What is wrong with the row of one key is an error of that key alone.
+    let alone = async |columns: &str, more: &str| {
+        let many = format!("select {columns} from products p {more}");
+        let products =
+            PostgresSource::<i64, Product>::over(pool.clone()).load("select 1 where :key > 0").load_many(many);
+        let loaded = products.build().unwrap().load_many(&[1, 2, 6_000]).await.unwrap();
+        let [one, two, absent] = <[_; 3]>::try_from(loaded).unwrap();
+        assert!(one.unwrap().into_value().is_some());
+        (two, absent)
+    };
+    let columns = "id, case when id <> 2 then name end as name, price, version";
+    let (two, absent) = alone(columns, "where id = any(:keys)").await;
+    let (kind, message) = failure(two);
+    assert_eq!((kind, absent.unwrap()), (Failure::Rejected, Loaded::absent()));
+    assert!(message.contains("the row of the key `2` is not a value"), "{message}");
+    let rows = ", generate_series(1, case when id = 2 then 2 else 1 end) where id = any(:keys)";
+    let (two, absent) = alone("id, name, price, version", rows).await;
+    assert_eq!(absent.unwrap(), Loaded::absent());
+    assert!(failure(two).1.contains("two rows or more for the key `2`"));
+    // Whose a row is that was not asked for, nobody knows: of none that has one.
+    let (two, absent) = alone("id, name, price, version", "where id = any(:keys) or id = 3").await;
+    assert!(two.unwrap().into_value().is_some());
+    assert!(failure(absent).1.contains("a row for the key `3`, which was not asked for"));
+
     let wrong = source("select nme from products where id = :key", "select id from products where id = any(:keys)");
     let (kind, message) = failure(wrong.load(&1, None).await);
     assert_eq!(kind, Failure::Rejected);
@@ -318,7 +346,7 @@ async fn keys_and_values_are_bound_and_never_part_of_the_text() {
         let (key, value) = (String::from(evil), json!({ "note": evil }));
         source.save(Save::new(&key, Some(&value), WriteId(1))).await.unwrap();
         assert_eq!(source.load(&key, None).await.unwrap(), Loaded::value(value.clone()), "{evil}");
-        let many = source.load_many(&[key, "' or true --".into()]).await.unwrap();
+        let many = each(source.load_many(&[key, "' or true --".into()]).await);
         assert_eq!(many[1], Loaded::absent());
     }
     // A text cannot hold it, and the database says so.

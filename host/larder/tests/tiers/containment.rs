@@ -8,6 +8,7 @@ use crate::hostile::{Guest, HOARD, LOOP, RECURSE, TRAP};
 use crate::world::{Database, Process, ms, numbers};
 use larder::tiered::{LocalBus, MemoryTier, Tiered, TieredBuildError};
 use larder::{Patterns, PolicyError};
+use tokio::time::sleep;
 
 /// Two processes with this module, over one far tier; the database.
 fn processes(guest: &Guest) -> (Vec<Tiered<u64, u64>>, Arc<Database>) {
@@ -106,6 +107,40 @@ async fn a_module_is_replaced_by_a_better_one_while_it_fails() {
     let loads = database.loads();
     processes[0].get(&7).await.unwrap();
     assert_eq!((processes[0].stats().near_hits, database.loads()), (1, loads));
+}
+
+#[tokio::test(start_paused = true)]
+async fn hot_keys_are_refreshed_again_after_faults_of_the_module() {
+    let database = Database::new(ms(10));
+    let schedule: [(&str, larder::Value); 2] = [("read", "refresh-ahead".into()), ("refresh-every-ms", 500.into())];
+    let nothing = [] as [(&str, larder::Value); 0];
+    let build = || {
+        let cache = Tiered::<u64, u64>::builder().max_capacity(100).source(database.clone());
+        cache.rule("read", "refresh-ahead").rule("refresh-every-ms", ms(500)).build().unwrap()
+    };
+    let fail = |cache: &Tiered<u64, u64>| {
+        cache.set_rules(nothing.clone()).unwrap();
+        cache.swap_patterns(Patterns::bytes(Guest::stepping(TRAP).build()).load().unwrap()).unwrap();
+    };
+    let recover = |cache: &Tiered<u64, u64>| {
+        cache.swap_patterns(Patterns::builtin().load().unwrap()).unwrap();
+        cache.set_rules(schedule.clone()).unwrap();
+    };
+    // One that is refreshed already, and one whose very first refresh meets the fault.
+    let (early, late) = (build(), build());
+    early.keep_hot(7);
+    sleep(ms(2_000)).await;
+    fail(&early);
+    fail(&late);
+    late.keep_hot(7);
+    sleep(ms(5_000)).await;
+    for cache in [&early, &late] {
+        assert!(cache.stats().fallbacks > 0);
+        recover(cache);
+        let loads = database.loads();
+        sleep(ms(5_000)).await;
+        assert!(database.loads() >= loads + 5, "{} loads in 5 s", database.loads() - loads);
+    }
 }
 
 #[test]

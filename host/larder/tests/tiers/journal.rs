@@ -1,8 +1,10 @@
 //! Write-behind, in a process that dies: the real driver, component and journal over a disk, a shared tier and a source that
 //! are slow and fail before or after they have done what they were asked. Between operations the process is killed and
 //! started again with what the disk has; rules are reloaded, between write-behind and the patterns that save at once; the
-//! module is swapped for one that traps at every step, and back. tokio's clock is paused and everything random comes from
-//! the seed, so a seed is a run.
+//! module is swapped for one that traps at every step, and back. In every third run the process lives, and a neighbour
+//! without the journal reads meanwhile and puts into the shared tier what the source has still. (What a tier was owed
+//! dies with a process, so the two do not go together.) tokio's clock is paused and everything random comes from the
+//! seed, so a seed is a run.
 //!
 //! Writes are numbered as they become durable: those that are logged by the disk, others by the source. Held against that:
 //!
@@ -21,7 +23,7 @@ use std::time::Duration;
 use crate::network::{Alive, Luck, Network, Random};
 use larder::tiered::{
     BoxFuture, Change, Codec, Contents, Journal, Loaded, MemoryTier, Record, Save, Source, SourceError, Store,
-    StoreError, Tiered, WriteId,
+    StoreError, Tiered, TieredBuilder, WriteId,
 };
 use larder::{Patterns, PatternsModule, Policy, Value};
 use tokio::time::sleep;
@@ -296,24 +298,39 @@ impl World {
         let disk =
             Disk { durable: durable.clone(), random: random.clone(), alive: alive.clone(), is_honest: self.is_honest };
         let journal = Journal::builder().max_entries(8).flush_after(ms(20)).flush_batch(2).open_on(disk, contents);
+        let cache = self.cache(modules, &alive, "write-behind", |builder| builder.journal(journal.clone()));
+        Process { cache, journal, alive }
+    }
+
+    /// A process that has no journal, and never dies.
+    fn neighbour(&self, modules: &Modules) -> Tiered<u64, u64> {
+        self.cache(modules, &Alive::new(), "write-invalidate", |builder| builder)
+    }
+
+    fn cache(
+        &self,
+        modules: &Modules,
+        alive: &Alive,
+        write: &str,
+        with: impl FnOnce(TieredBuilder<u64, u64>) -> TieredBuilder<u64, u64>,
+    ) -> Tiered<u64, u64> {
+        let (durable, random) = (self.durable.clone(), self.random.clone());
         let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes);
         let saves_many = self.seed.is_multiple_of(2);
-        let mut builder = Tiered::builder()
+        let mut builder = with(Tiered::builder())
             .keyspace("k")
             .max_capacity(32)
             .policy(modules.policy.clone())
             .far(Network { tier: self.far.clone(), random: random.clone(), alive: alive.clone(), fences: true })
             .codec(Codec::new(|value: &u64| value.to_le_bytes().to_vec(), number))
             .source(Database { durable, random, alive: alive.clone(), saves_many })
-            .journal(journal.clone())
             .seed(self.seed)
             .tier_timeout(ms(30))
             .save_timeout(ms(40));
-        for (name, value) in rules("write-behind") {
+        for (name, value) in rules(write) {
             builder = builder.rule(name, value);
         }
-        let cache = builder.build().unwrap_or_else(|error| panic!("{error}"));
-        Process { cache, journal, alive }
+        builder.build().unwrap_or_else(|error| panic!("{error}"))
     }
 }
 
@@ -401,11 +418,24 @@ fn run(seed: u64, modules: &Modules, is_honest: bool) -> Tally {
                 tokio::select! { biased; () = process.alive.dies() => {} () = operation => {} }
             }));
         }
+        // The neighbour makes room in the shared tier, and fills it with what the source has.
+        let neighbour = seed.is_multiple_of(3).then(|| world.neighbour(modules));
+        for neighbour in neighbour.iter().flat_map(|neighbour| std::iter::repeat_n(neighbour, 60)) {
+            let (at, kind, key, cache) = (random.below(500), random.below(4), random.below(KEYS), neighbour.clone());
+            tasks.push(tokio::spawn(async move {
+                sleep(ms(at)).await;
+                match kind {
+                    0 => drop(cache.invalidate(&key).await),
+                    _ => drop(cache.get(&key).await),
+                }
+            }));
+        }
         // What happens to the process meanwhile.
         for _ in 0..8 {
             sleep(ms(random.below(100))).await;
             let process = current.lock().unwrap().clone();
             match random.below(5) {
+                0 | 1 if neighbour.is_some() => {}
                 0 | 1 => {
                     process.alive.kill();
                     world.durable.lock().unwrap().history.push("killed".into());

@@ -10,10 +10,12 @@ mod containment;
 mod disk;
 #[cfg(all(feature = "disk", feature = "testkit"))]
 mod disk_faults;
+mod fleet;
 #[cfg(feature = "journal")]
 mod journal;
 #[cfg(all(feature = "journal", unix))]
 mod journal_kill;
+mod owed;
 mod reads_and_writes;
 #[cfg(feature = "testkit")]
 mod suite;

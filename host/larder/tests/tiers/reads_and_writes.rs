@@ -10,13 +10,16 @@ use std::time::Duration;
 use crate::hostile::Guest;
 use crate::world::{Database, FlakyTier, Process, ms, numbers};
 use larder::tiered::{
-    BoxFuture, Bus, Codec, Failure, FarCopy, FromFn, GateLimits, How, Listener, Loaded, LocalBus, Lookup, MemoryTier,
-    News, Put, SourceError, Tier, TierError, Tiered, TieredBuildError, TieredBuilder, TieredError, Unreached,
+    BoxFuture, Bus, Codec, Failure, FarCopy, FromFn, GateLimits, How, Listener, Loaded, LoadedMany, LocalBus, Lookup,
+    MemoryTier, News, Put, SourceError, Tier, TierError, Tiered, TieredBuildError, TieredBuilder, TieredError,
+    Unreached,
 };
 use larder::{Cache, Patterns, Policy};
 use tokio::time::{advance, sleep};
 
 const TTL: Duration = ms(1_000);
+/// Longer than any test.
+const FOREVER: Duration = Duration::from_secs(1_000_000);
 
 /// A cache over a database, without far tiers.
 fn over(database: &Arc<Database>) -> TieredBuilder<u64, u64> {
@@ -98,7 +101,7 @@ async fn a_load_that_panics_is_an_error_for_all_and_the_next_one_loads() {
     assert_eq!(cache.stats().loading, 0);
 }
 
-/// Loads many at once, and has nothing to say of 13.
+/// Loads many at once: has nothing to say of 13, refuses 14, and never comes back from 15.
 struct Batches(Arc<std::sync::Mutex<Vec<Vec<u64>>>>);
 
 impl larder::tiered::Source<u64, u64> for Batches {
@@ -112,11 +115,15 @@ impl larder::tiered::Source<u64, u64> for Batches {
     fn loads_many(&self) -> bool {
         true
     }
-    fn load_many<'a>(&'a self, keys: &'a [u64]) -> BoxFuture<'a, Result<Vec<Loaded<u64>>, SourceError>> {
+    fn load_many<'a>(&'a self, keys: &'a [u64]) -> BoxFuture<'a, Result<LoadedMany<u64>, SourceError>> {
         self.0.lock().unwrap().push(keys.to_vec());
         Box::pin(async {
-            sleep(ms(10)).await;
-            Ok(keys.iter().filter(|key| **key != 13).map(|key| Loaded::value(*key)).collect())
+            sleep(if keys.contains(&15) { FOREVER } else { ms(10) }).await;
+            let load = |key: &u64| match key {
+                14 => Err(SourceError::rejected("its row is no number")),
+                key => Ok(Loaded::value(*key)),
+            };
+            Ok(keys.iter().filter(|key| **key != 13).map(load).collect())
         })
     }
 }
@@ -147,6 +154,22 @@ async fn what_a_batch_misses_is_loaded_at_once() {
         assert!(error.to_string().contains("2 values for 3 keys"), "{error}");
     }
     assert_eq!(cache.get(&12).await.unwrap(), Some(12));
+    // What is wrong with one is an error of that one alone.
+    let [good, bad, other] = <[_; 3]>::try_from(cache.get_many(&[21, 14, 22]).await).unwrap();
+    assert_eq!((good.unwrap(), other.unwrap()), (Some(21), Some(22)));
+    let error = bad.unwrap_err();
+    assert!(error.failure() == Failure::Rejected && error.to_string().contains("no number"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_nobody_waits_for_any_more_ends() {
+    let source = Batches(Arc::default());
+    let cache = Tiered::builder().max_capacity(100).source(source).rule("hard-timeout-ms", 500).build().unwrap();
+    for answer in cache.get_many(&[1, 15, 16]).await {
+        assert_eq!(answer.unwrap_err().failure(), Failure::TimedOut);
+    }
+    sleep(ms(1)).await;
+    assert_eq!(cache.stats().gates[0].running, 0, "as with the load of one key");
 }
 
 #[tokio::test(start_paused = true)]
@@ -689,6 +712,17 @@ async fn who_cannot_be_told_is_named_and_all_others_are_told() {
         sleep(ms(20_000)).await;
         assert!(cache.stats().owed > 0, "the bus is owed it still");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_tier_does_not_take_is_counted() {
+    let far = MemoryTier::new(100).unwrap().max_value_bytes(7);
+    let cache = over(&Database::new(ms(10))).far(far).codec(numbers()).rule("write", "write-through").build().unwrap();
+    cache.get(&7).await.unwrap();
+    sleep(ms(1)).await;
+    assert_eq!(cache.stats().declined, 1);
+    cache.insert(7, 2).await.unwrap();
+    assert_eq!((cache.stats().declined, cache.get(&7).await.unwrap()), (2, Some(2)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use larder::tiered::{
-    BoxFuture, Bytes, Codec, Failure, FarCopy, Journal, JournalBuilder, JournalError, Loaded, Looked, MemoryTier, Put,
-    Save, Scope, Source, SourceError, Tier, TierError, Tiered, TieredBuildError, TieredBuilder, Token, WriteId,
-    Written,
+    BoxFuture, Bytes, Codec, Failure, FarCopy, Journal, JournalBuilder, JournalError, Loaded, LocalBus, Looked,
+    MemoryTier, Put, Save, Scope, Source, SourceError, Tier, TierError, Tiered, TieredBuildError, TieredBuilder, Token,
+    WriteId, Written,
 };
 use tokio::time::sleep;
+
+use crate::world::numbers;
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -470,6 +472,91 @@ fn what_could_not_fence_a_tier_replaces_nothing_there() {
         let put = far.put.lock().unwrap();
         let newer: Bytes = 20u64.to_le_bytes().to_vec().into();
         assert!(put.iter().all(|value| value.as_ref() == Some(&newer)), "{put:?}");
+    });
+}
+
+/// Another process that misses loads what the source has still, and puts that into the shared tier.
+#[test]
+fn what_another_process_put_into_a_tier_is_not_read_over_what_is_logged() {
+    use crate::hostile::{Guest, TRAP};
+    type Read = for<'a> fn(&'a Tiered<u64, u64>) -> BoxFuture<'a, Vec<Option<u64>>>;
+    let reads: [(&str, Read); 5] = [
+        ("get", |orders| Box::pin(async { vec![orders.get(&1).await.unwrap(), orders.get(&2).await.unwrap()] })),
+        ("get_many", |orders| {
+            Box::pin(async { orders.get_many(&[1, 2]).await.into_iter().map(Result::unwrap).collect() })
+        }),
+        ("a refresh", |orders| {
+            Box::pin(async {
+                orders.keep_hot(1);
+                sleep(ms(100)).await;
+                vec![orders.get(&1).await.unwrap(), orders.get(&2).await.unwrap()]
+            })
+        }),
+        ("a fleet's read", |orders| {
+            Box::pin(async {
+                orders.set_rules([("write", "write-behind"), ("flight", "fleet")]).unwrap();
+                vec![orders.get(&1).await.unwrap(), orders.get(&2).await.unwrap()]
+            })
+        }),
+        ("the fallback", |orders| {
+            Box::pin(async {
+                orders.set_rules([] as [(&str, larder::Value); 0]).unwrap();
+                let module = larder::Patterns::bytes(Guest::stepping(TRAP).build());
+                orders.swap_patterns(module.load().unwrap()).unwrap();
+                vec![orders.get(&1).await.unwrap(), orders.get(&2).await.unwrap()]
+            })
+        }),
+    ];
+    for (what, read) in reads {
+        let directory = tempfile::tempdir().unwrap();
+        life(async {
+            let database = Database::new();
+            database.values.lock().unwrap().extend([(1, 5), (2, 20)]);
+            let path = directory.path().join("orders.journal");
+            let journal = Journal::builder().flush_after(ms(60_000)).open(&path).await.unwrap();
+            let (far, bus) = (Arc::new(MemoryTier::new(10).unwrap()), Arc::new(LocalBus::new()));
+            let orders = cache(&journal, &database).far(far.clone()).bus(bus.clone()).build().unwrap();
+            let other = Tiered::builder().keyspace("orders").max_capacity(100).source(database.clone());
+            let other = other.far(far.clone()).bus(bus).codec(numbers()).build().unwrap();
+            orders.insert(1, 10).await.unwrap();
+            other.invalidate(&1).await.unwrap();
+            for (key, value) in [(1, 5), (2, 20)] {
+                assert_eq!(other.get(&key).await.unwrap(), Some(value), "what the source has");
+            }
+            assert!(far.get("orders:1").await.unwrap().copy.is_some());
+            assert_eq!(read(&orders).await, [Some(10), Some(20)], "{what}");
+            assert_eq!(orders.stats().far_hits, 1, "{what}: what is not logged is read there as ever");
+            assert_eq!(orders.get(&1).await.unwrap(), Some(10), "{what}: nor is it kept nearer");
+            // Once it is saved, the tier has it.
+            assert_eq!(orders.shutdown(ms(60_000)).await, 0);
+            assert_eq!(other.get(&1).await.unwrap(), Some(10));
+        });
+    }
+}
+
+/// An invalidation while the source is saving fences what the flush keeps, and what another process loads then is old.
+#[test]
+fn a_flush_that_is_fenced_leaves_nothing_old_in_a_tier() {
+    let directory = tempfile::tempdir().unwrap();
+    life(async {
+        let (journal, database) = (open(directory.path()).await, Database::new());
+        database.values.lock().unwrap().insert(1, 5);
+        database.takes_ms.store(200, SeqCst);
+        let (far, bus) = (Arc::new(MemoryTier::new(10).unwrap()), Arc::new(LocalBus::new()));
+        let orders = cache(&journal, &database).far(far.clone()).bus(bus.clone()).build().unwrap();
+        let other = Tiered::builder().keyspace("orders").max_capacity(100).source(database.clone());
+        let other = other.far(far.clone()).bus(bus).codec(numbers()).build().unwrap();
+        orders.insert(1, 10).await.unwrap();
+        while database.calls.load(SeqCst) == 0 {
+            sleep(ms(1)).await;
+        }
+        other.invalidate(&1).await.unwrap();
+        assert_eq!(other.get(&1).await.unwrap(), Some(5), "it is not saved yet");
+        assert_eq!(orders.shutdown(ms(60_000)).await, 0);
+        assert_eq!(database.saved(), [(1, Some(10))]);
+        for process in [&orders, &other] {
+            assert_eq!(process.get(&1).await.unwrap(), Some(10));
+        }
     });
 }
 
