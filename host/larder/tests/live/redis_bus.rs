@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::proxy::{Proxy, Wire};
 use crate::servers::Server;
 use larder::tiered::testkit::BusSuite;
 use larder::tiered::{Codec, FromFn, RedisBus, RedisServer, RedisTier, Tiered};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 fn redis() -> Option<Server> {
@@ -21,53 +19,6 @@ fn redis() -> Option<Server> {
 
 fn at(port: u16) -> RedisServer {
     RedisServer::at(&format!("redis://127.0.0.1:{port}")).unwrap()
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Wire {
-    Whole,
-    /// Connections are closed, and new ones are, too.
-    Cut,
-    /// Bytes are swallowed.
-    Silent,
-}
-
-/// A way to a server that can be cut.
-struct Proxy {
-    port: u16,
-    wire: watch::Sender<Wire>,
-}
-
-impl Proxy {
-    async fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Proxy { port: listener.local_addr().unwrap().port(), wire: watch::Sender::new(Wire::Whole) };
-        let wire = proxy.wire.subscribe();
-        tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                let mut wire = wire.clone();
-                tokio::spawn(async move {
-                    if *wire.borrow_and_update() == Wire::Cut {
-                        return;
-                    }
-                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
-                    loop {
-                        let now = *wire.borrow_and_update();
-                        let changed = wire.changed();
-                        match now {
-                            Wire::Cut => return,
-                            Wire::Silent => drop(changed.await),
-                            Wire::Whole => tokio::select! {
-                                _ = copy_bidirectional(&mut near, &mut far) => return,
-                                _ = changed => {}
-                            },
-                        }
-                    }
-                });
-            }
-        });
-        proxy
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
