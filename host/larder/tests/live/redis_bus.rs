@@ -174,3 +174,23 @@ async fn a_far_tier_and_a_bus_on_one_server() {
     assert_eq!(caches[0].get(&key).await.unwrap().as_deref(), Some("k 2"), "it was told");
     assert_eq!(loads.load(SeqCst), 3);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn news_need_no_room() {
+    let Some(server) = redis() else { return };
+    let value = Value::default();
+    let (there, here) = (Process::new(server.port, &value).await, Process::new(server.port, &value).await);
+    assert_eq!(there.get().await, "7 is 0");
+    let client = redis::Client::open(format!("redis://127.0.0.1:{}", server.port)).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let _: () = redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).query_async(&mut connection).await.unwrap();
+    value.fetch_add(1, SeqCst);
+    here.cache.invalidate(&7).await.unwrap();
+    assert_eq!(there.get().await, "7 is 1");
+    // For longer than the lease that they had.
+    sleep(Duration::from_millis(800)).await;
+    assert!(there.bus.hears() && here.bus.hears());
+    // One that begins only now.
+    let late = Process::new(server.port, &value).await;
+    assert_eq!(late.get().await, "7 is 1");
+}
