@@ -25,6 +25,7 @@ pub mod stores;
 pub mod view;
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,9 +58,29 @@ pub fn run(args: Demo) -> anyhow::Result<u8> {
     code
 }
 
-async fn open(args: Demo) -> anyhow::Result<u8> {
+async fn open(mut args: Demo) -> anyhow::Result<u8> {
     if args.clean {
         return clean(&args).await;
+    }
+    if let Some(path) = &args.record {
+        can_be_written(path)?;
+    }
+    let live = io::stdout().is_terminal() && !args.plain && args.record.is_none() && args.format == ListFormat::Table;
+    let seconds = args.seconds.or((!live).then_some(SECONDS)).map(Duration::from_secs);
+    let is_tour = args.at.is_empty();
+    let cues: Vec<Cue> = match (args.at.is_empty(), live) {
+        // First the caches fill, which the database feels.
+        _ if args.record.is_some() => vec![Cue { at: Duration::from_secs(8), action: Action::Unprotected }],
+        (false, _) => std::mem::take(&mut args.at),
+        (true, true) => Vec::new(),
+        (true, false) => TOUR.into(),
+    };
+    let too_late = |end: Duration| cues.iter().find(|cue| cue.at >= end).map(|cue| (cue.at, end));
+    if let Some((at, end)) = seconds.filter(|_| args.record.is_none()).and_then(too_late) {
+        let (at, seconds) = (at.as_secs_f64(), end.as_secs());
+        anyhow::ensure!(is_tour, "--at {at} is after the end, {seconds} seconds: set --seconds to more");
+        let whole = SECONDS;
+        writeln!(io::stderr(), "the tour takes {whole} seconds: of it, what comes after {seconds} is left out")?;
     }
     let policies = policies(args.policy.as_deref())?;
     let patterns =
@@ -77,22 +98,12 @@ async fn open(args: Demo) -> anyhow::Result<u8> {
     let places = Places { database: database.summary(), far: stores[0].far.summary() };
     let shop = Arc::new(Shop::open(plan, database, stores).await?);
     let controls = Controls::new(shop.clone(), policies, patterns);
-    let live = io::stdout().is_terminal() && !args.plain && args.record.is_none() && args.format == ListFormat::Table;
-    let cues: Vec<Cue> = match (args.at.is_empty(), live) {
-        // First the caches fill, which the database feels.
-        _ if args.record.is_some() => vec![Cue { at: Duration::from_secs(8), action: Action::Unprotected }],
-        (false, _) => args.at,
-        (true, true) => Vec::new(),
-        (true, false) => TOUR.into(),
-    };
-
     let tasks = [
         tokio::spawn(customers::browse(shop.clone(), args.rate, controls.paused.clone())),
         tokio::spawn(customers::run(shop.clone(), controls.paused.clone())),
         tokio::spawn(remember(shop.clone())),
         tokio::spawn(play(controls.clone(), cues)),
     ];
-    let seconds = args.seconds.or((!live).then_some(SECONDS)).map(Duration::from_secs);
     let ended = match &args.record {
         None if live => view::show(&controls, &places, seconds).await,
         None => plain(&controls, seconds, args.format).await,
@@ -106,8 +117,7 @@ async fn open(args: Demo) -> anyhow::Result<u8> {
 
     if let Some(path) = &args.record {
         let picture = picture(&controls, &places, args.rate)?;
-        std::fs::write(path, picture)
-            .with_context(|| format!("cannot write the picture to {}; choose another --record", path.display()))?;
+        std::fs::write(path, picture).with_context(|| cannot_write(path))?;
     }
     let report = Report::of(&controls, &places).await;
     let mut out = io::stdout().lock();
@@ -119,6 +129,20 @@ async fn open(args: Demo) -> anyhow::Result<u8> {
         }
     }
     Ok(if report.wrong_reads == 0 { exit::SUCCESS } else { exit::FAILURE })
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write the picture to {}; choose another --record", path.display())
+}
+
+/// Better known now than after the run. What is there stays as it is.
+fn can_be_written(path: &Path) -> anyhow::Result<()> {
+    let was_there = path.exists();
+    std::fs::File::options().append(true).create(true).open(path).with_context(|| cannot_write(path))?;
+    if !was_there {
+        std::fs::remove_file(path).with_context(|| cannot_write(path))?;
+    }
+    Ok(())
 }
 
 /// The database, and the stores of each process.

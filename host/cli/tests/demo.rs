@@ -182,6 +182,28 @@ fn lines_and_a_report_for_people() {
 }
 
 #[test]
+fn what_a_short_run_leaves_out_is_said() {
+    let output = larder("demo --products 100 --rate 50 --seconds 2", &scratch("short"));
+    assert!(output.status.success());
+    let said = text(&output.stderr);
+    assert!(said.contains("the tour takes 30 seconds") && said.contains("after 2 is left out"), "{said}");
+}
+
+/// Somebody takes the connection, and says nothing.
+#[test]
+fn a_database_that_does_not_answer_is_given_up() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = silent.local_addr().expect("its address").port();
+    let words = format!("demo --seconds 1 --postgres postgres://me:s3cret@127.0.0.1:{port}/x");
+    let output = larder(&words, &scratch("silent"));
+    let said = text(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("has not answered for 10s") && !said.contains("s3cret"),
+        "{said}"
+    );
+}
+
+#[test]
 fn what_is_wrong_is_said() {
     let directory = scratch("wrong");
     for (words, why) in [
@@ -189,6 +211,9 @@ fn what_is_wrong_is_said() {
         ("--at soon=pause", "no number of seconds"),
         ("--rate 0", "from 1 to 100000"),
         ("--record a.svg --seconds 3", "cannot be used with"),
+        ("--record nowhere/a.svg", "cannot write the picture to nowhere/a.svg; choose another"),
+        ("--seconds 3 --at 1=pause --at 99=stampede", "--at 99 is after the end, 3 seconds"),
+        ("--at 99=stampede", "--at 99 is after the end, 30 seconds"),
         ("--policy lruu", "did you mean `lru`"),
         ("--seconds 1 --patterns nowhere.wasm", "nowhere.wasm"),
         ("--clean", "--postgres and --redis"),

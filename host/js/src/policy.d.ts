@@ -1,5 +1,6 @@
 /** Slots, weights, costs: `u32`. Fingerprints, moments: `u64`. The words are those of `wit/eviction.wit`. */
 export interface Limits {
+  /** 1 or more. */
   capacity: bigint;
   expected?: number;
   /** 0 if nothing is said. */

@@ -64,6 +64,11 @@ export class Module {
    * @param {{ name: string, value: { tag: string, val: unknown } }[]} parameters
    */
   open({ capacity, expected, seed = 0n }, parameters = []) {
+    if (u64(capacity, 'capacity') === 0n) throw new RangeError('`capacity` is 0: nothing could stay; give 1 or more');
+    if (expected !== undefined && !(Number.isInteger(expected) && expected >= 0 && expected < 2 ** 32)) {
+      throw new TypeError('`expected` must be a whole number below 2^32, or left out');
+    }
+    u64(seed, 'seed');
     const { component, memories } = this.#instance();
     let policy;
     try {
@@ -95,7 +100,7 @@ export class Policy {
    */
   advance({ now, departed, changed, touched, touches, arrived }) {
     const batch = {
-      now,
+      now: u64(now, 'now'),
       departed: list(departed, Uint32Array, 'departed'),
       changed: changed?.slots.length ? entries(changed, 'changed') : undefined,
       touched: list(touched, Uint32Array, 'touched'),
@@ -170,6 +175,13 @@ function column(given, type, length, name) {
 
 function list(given, type, name) {
   return given === undefined || typed(given, type, name).length === 0 ? undefined : given;
+}
+
+/** What is no such number would only fail within the call, of which the policy's instance would not be well. */
+function u64(given, name) {
+  if (typeof given !== 'bigint') throw new TypeError(`\`${name}\` must be a bigint`);
+  if (given < 0n || given > NEVER) throw new RangeError(`\`${name}\` must be from 0 to 2^64 - 1`);
+  return given;
 }
 
 function typed(given, type, name) {

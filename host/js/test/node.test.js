@@ -68,6 +68,27 @@ test('what is left out is empty, and what is of another type is refused before i
   assert.deepEqual([...policy.residents().slots], [1, 0], 'a refused batch changed something');
 });
 
+test('a number that is none is refused before anything happens', () => {
+  const module = load('lru');
+  for (const [limits, expected] of [
+    [{}, /`capacity` must be a bigint/],
+    [{ capacity: 2 }, /`capacity` must be a bigint/],
+    [{ capacity: 0n }, /`capacity` is 0/],
+    [{ capacity: -1n }, /`capacity` must be from 0/],
+    [{ capacity: 2n, expected: 1.5 }, /`expected` must be a whole number/],
+    [{ capacity: 2n, seed: 1 }, /`seed` must be a bigint/],
+  ]) {
+    assert.throws(() => module.open(limits), expected);
+  }
+  const policy = module.open({ capacity: 2n });
+  assert.throws(() => policy.advance({}), /`now` must be a bigint/);
+  assert.throws(() => policy.advance({ now: 1 }), /`now` must be a bigint/);
+  assert.throws(() => policy.advance({ now: 1n << 64n }), /`now` must be from 0/);
+  const arrived = { slots: Uint32Array.of(0), fingerprints: BigUint64Array.of(7n) };
+  assert.deepEqual([...policy.advance({ now: 0n, arrived })], [], 'it is well');
+  assert.deepEqual([...policy.residents().slots], [0]);
+});
+
 test('a successor decides as its predecessor would have', () => {
   const module = load('s3-fifo');
   const open = () => module.open({ capacity: 50n, expected: 50 });

@@ -1464,9 +1464,9 @@ fn parameter(place: &str, name: &str, value: &toml::Value) -> Result<(String, Va
             let begins_with_digit = text.starts_with(|c: char| c.is_ascii_digit() || c == '-');
             match humantime::parse_duration(text) {
                 Ok(time) => {
-                    let ms = i64::try_from(time.as_millis()).map_err(|_| wrong(setting(), "the time is too long"))?;
+                    i64::try_from(time.as_millis()).map_err(|_| wrong(setting(), "the time is too long"))?;
                     let name = if name.ends_with("-ms") { name.into() } else { format!("{name}-ms") };
-                    return Ok((name, Value::Integer(ms)));
+                    return Ok((name, Value::from(time)));
                 }
                 Err(error) if begins_with_digit => {
                     return Err(wrong(setting(), format!("`{text}` is no time ({error}): write 250ms, 60s or 1h 30m")));
@@ -1558,6 +1558,8 @@ mod tests {
         assert_eq!(of("ttl-ms"), Some(Value::Integer(90_000)));
         assert_eq!(of("stale-if-error-ms"), Some(Value::Integer(3_600_000)));
         assert_eq!((of("jitter"), of("negative-ttl-ms")), (Some(Value::Number(0.1)), Some(Value::Integer(500))));
+        let ms = parameter("rule", "ttl", &toml::Value::String("900us".into())).unwrap();
+        assert_eq!(ms, ("ttl-ms".into(), Value::Integer(1)), "less than one is one, and not none");
     }
 
     #[test]

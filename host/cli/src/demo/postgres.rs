@@ -8,13 +8,14 @@
 //! an error then, which the source takes for *rejected*.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use larder::tiered::{Bus, PostgresSource, Source, Tier};
 use serde::de::DeserializeOwned;
 use sqlx::postgres::{PgPoolOptions, PgRow};
 use sqlx::types::Json;
-use sqlx::{PgPool, Row as _};
+use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
 
 use super::database::Audit;
 use super::goods::{self, BOX, LANGUAGES, Price, Product, Review, Reviews, Stock, Template};
@@ -28,6 +29,9 @@ const MARK: &str = "made by larder demo";
 
 /// As many connections as the embedded database has.
 const CONNECTIONS: u32 = super::database::CONNECTIONS as u32;
+
+/// How long it may take to connect.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 const TABLES: &str = "
 create table larder_demo.template (language text primary key, version bigint not null);
@@ -59,13 +63,25 @@ end $$;
 pub struct Postgres {
     pool: PgPool,
     /// Holds the lock by which no two demos run on one database.
-    _only: sqlx::PgConnection,
+    _only: PgConnection,
     place: String,
 }
 
 /// A row that is one JSON document.
 fn document<T: DeserializeOwned + Send + Unpin>(row: &PgRow) -> Result<Arc<T>, sqlx::Error> {
     row.try_get::<Json<T>, _>("row").map(|Json(row)| Arc::new(row))
+}
+
+/// A pool asks for half a minute, without a word, where the database does not answer or nobody is there: one connection is made first.
+async fn connected(options: PgPoolOptions, url: &str) -> anyhow::Result<PgPool> {
+    let Ok(connected) = tokio::time::timeout(PATIENCE, PgConnection::connect(url)).await else {
+        anyhow::bail!(
+            "the database of --postgres has not answered for {PATIENCE:?}: look whether it is well, and reached from here"
+        )
+    };
+    let connecting = "cannot connect to the database of --postgres; write postgres://user:password@host:5432/database";
+    drop(connected.context(connecting)?.close().await);
+    options.connect(url).await.context(connecting)
 }
 
 impl Postgres {
@@ -75,10 +91,7 @@ impl Postgres {
     /// It cannot be reached, another demo runs there, or there is a schema of that name that is not the demo's.
     pub async fn open(url: &str, products: u32, seed: u64) -> anyhow::Result<Self> {
         // The address may hold a password, and is not repeated.
-        let options = PgPoolOptions::new().max_connections(CONNECTIONS);
-        let pool = options.connect(url).await.context(
-            "cannot connect to the database of --postgres; write postgres://user:password@host:5432/database",
-        )?;
+        let pool = connected(PgPoolOptions::new().max_connections(CONNECTIONS), url).await?;
         let options = pool.connect_options();
         let place = format!("PostgreSQL at {}:{}", options.get_host(), options.get_port());
         let mut only = pool.acquire().await?.detach();
@@ -101,8 +114,7 @@ impl Postgres {
     /// # Errors
     /// As [`Self::open`].
     pub async fn clean_up(url: &str) -> anyhow::Result<()> {
-        let pool =
-            PgPoolOptions::new().max_connections(2).connect(url).await.context("cannot connect to --postgres")?;
+        let pool = connected(PgPoolOptions::new().max_connections(2), url).await?;
         let mut only = pool.acquire().await?.detach();
         let free: bool =
             sqlx::query_scalar("select pg_try_advisory_lock(hashtext('larder demo'))").fetch_one(&mut only).await?;

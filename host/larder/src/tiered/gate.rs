@@ -91,10 +91,13 @@ pub(crate) struct Gate {
     opened: AtomicU64,
 }
 
-/// A call under way. One that is dropped without having ended was given up, which counts as a failure.
+/// A call under way. One that is dropped without having ended was given up, which counts as a failure; unless its caller left before
+/// its time was up, which says nothing.
 pub(crate) struct Pass<'a> {
     gate: &'a Gate,
     _permit: SemaphorePermit<'a>,
+    /// When its time is up, where callers may leave before.
+    deadline: Option<Instant>,
     has_ended: bool,
 }
 
@@ -107,7 +110,7 @@ impl Pass<'_> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        if !self.has_ended {
+        if !self.has_ended && self.deadline.is_none_or(|deadline| deadline <= Instant::now()) {
             self.gate.ended(Ended::Badly);
         }
     }
@@ -130,6 +133,13 @@ impl Gate {
         }
     }
 
+    /// As [`Self::enter`], for a call whose caller may leave before it is given up, which is at this moment.
+    pub(crate) async fn enter_until(&self, deadline: Instant) -> Result<Pass<'_>, Shut> {
+        let mut pass = self.enter().await?;
+        pass.deadline = Some(deadline);
+        Ok(pass)
+    }
+
     /// Waits for a place, unless the breaker is open or too many wait.
     pub(crate) async fn enter(&self) -> Result<Pass<'_>, Shut> {
         if self.rests() {
@@ -141,7 +151,7 @@ impl Gate {
             Err(_) => self.wait().await?,
         };
         self.calls.fetch_add(1, Relaxed);
-        Ok(Pass { gate: self, _permit: permit, has_ended: false })
+        Ok(Pass { gate: self, _permit: permit, deadline: None, has_ended: false })
     }
 
     async fn wait(&self) -> Result<SemaphorePermit<'_>, Shut> {
@@ -210,6 +220,11 @@ impl Gate {
             opened: of(&self.opened),
         }
     }
+}
+
+/// A moment so much later; or one that nobody lives to see, where there is none.
+pub(crate) fn later(now: Instant, time: Duration) -> Instant {
+    now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(86_400 * 365 * 30))
 }
 
 /// A source behind a gate.
@@ -331,5 +346,25 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_millis(1), gate.enter()).await.is_err());
         assert!(tokio::time::timeout(Duration::from_millis(1), gate.enter()).await.is_err());
         held.end(Ended::Well);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_who_leave_say_nothing_of_what_they_called() {
+        let gate = gate(10, 10);
+        let limit = Duration::from_secs(1);
+        let call = || gate.enter_until(later(Instant::now(), limit));
+        for _ in 0..10 {
+            let pass = call().await.unwrap();
+            tokio::time::advance(limit / 2).await;
+            drop(pass);
+        }
+        assert_eq!((gate.stats().open, gate.stats().failures, gate.stats().running), (false, 0, 0));
+        for _ in 0..3 {
+            let pass = call().await.unwrap();
+            tokio::time::advance(limit).await;
+            drop(pass);
+        }
+        assert!(gate.stats().open);
+        assert!(later(Instant::now(), Duration::MAX) > later(Instant::now(), limit));
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::board::Board;
 use super::codec::{BoxError, Codec};
 use super::driver::{self, About, Landing, Op, Reply};
-use super::gate::{Ended, Gate, GateLimits};
+use super::gate::{Ended, Gate, GateLimits, later};
 use super::journal::{Part, Record};
 use super::near::{Copy, Near};
 use super::source::Answer;
@@ -148,8 +148,10 @@ impl Far {
         limit: Duration,
         call: impl Future<Output = Result<T, TierError>>,
     ) -> Result<T, TierError> {
-        let called = tokio::time::timeout(limit, async {
-            let pass = self.gate.enter().await.map_err(|shut| TierError::Unavailable(shut.to_string()))?;
+        let deadline = later(tokio::time::Instant::now(), limit);
+        let called = tokio::time::timeout_at(deadline, async {
+            let pass =
+                self.gate.enter_until(deadline).await.map_err(|shut| TierError::Unavailable(shut.to_string()))?;
             let called = call.await;
             pass.end(match &called {
                 Ok(_) => Ended::Well,

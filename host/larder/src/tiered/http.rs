@@ -327,16 +327,16 @@ fn client(redirects: usize) -> Result<Client, HttpBuildError> {
 
 /// A URL without what may be secret: user, password, query and fragment.
 fn without_secrets(url: &str) -> String {
-    let end = url.find(['?', '#']).unwrap_or(url.len());
-    let url = &url[..end];
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let authority_end = rest.find('/').unwrap_or(rest.len());
-            let from = rest[..authority_end].rfind('@').map_or(0, |at| at + 1);
-            format!("{scheme}://{}", &rest[from..])
-        }
-        // Nobody knows what it is.
-        None => "…".into(),
+    // Nobody knows what it is.
+    let Some((scheme, rest)) = url.split_once("://") else { return "…".into() };
+    let (before, behind) = rest.rsplit_once('@').unwrap_or(("", rest));
+    let end = behind.find(['?', '#']).unwrap_or(behind.len());
+    match before.find(['/', '?', '#']) {
+        None => format!("{scheme}://{}", &behind[..end]),
+        // What stands before it may be a password with such a letter in it, which should have been encoded, or a path.
+        Some(_) if !before.contains(['?', '#']) => format!("{scheme}://…@{}", &behind[..end]),
+        // Or a query, to which the rest belongs, too.
+        Some(_) => format!("{scheme}://…"),
     }
 }
 
@@ -443,7 +443,12 @@ impl<K: Key, V: Send + Sync + 'static> HttpSource<K, V> {
                 if let Some(time) = retry_after(response.headers(), SystemTime::now()) {
                     *self.rests_until.lock() = Some(Instant::now() + time.min(LONGEST_REST));
                 }
-                Failure::Overloaded
+                // Who is busy has not begun; but what answers so may stand before the server, which has. A load is only asked again.
+                if status == StatusCode::SERVICE_UNAVAILABLE && *method != Method::GET {
+                    Failure::Unavailable
+                } else {
+                    Failure::Overloaded
+                }
             }
             408 | 425 | 500.. => Failure::Unavailable,
             _ => Failure::Rejected,
@@ -575,5 +580,27 @@ impl<K: Key, V: Send + Sync + 'static> Source<K, V> for HttpSource<K, V> {
 
     fn save<'a>(&'a self, save: Save<'a, K, V>) -> BoxFuture<'a, Result<(), SourceError>> {
         Box::pin(async move { self.save_key(&save).await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_secrets;
+
+    #[test]
+    fn nothing_of_a_password_is_printed() {
+        for (url, printed) in [
+            ("https://host/path/{key}?token=secret#secret", "https://host/path/{key}"),
+            ("https://me:secret@host:8443/path/{key}?at=secret", "https://host:8443/path/{key}"),
+            ("https://me:sec@ret@host/{key}", "https://host/{key}"),
+            ("https://me:secret/secret@host/{key}", "https://…@host/{key}"),
+            ("https://me:80/secret@host/{key}?secret", "https://…@host/{key}"),
+            ("https://me:secret?secret@host/{key}", "https://…"),
+            ("https://me:secret#secret@host/{key}", "https://…"),
+            ("https://host/{key}?mail=secret@secret&secret", "https://…"),
+            ("me:secret@host/{key}", "…"),
+        ] {
+            assert_eq!(without_secrets(url), printed, "{url}");
+        }
     }
 }

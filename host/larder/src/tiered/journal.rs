@@ -45,6 +45,7 @@ pub use store::{Change, Contents, Record, Store, StoreError};
 
 use index::{Bounds, Index};
 
+use super::gate::later;
 use super::{Failure, WriteId};
 
 /// Why a journal could not be opened, or not do what it was asked.
@@ -161,7 +162,8 @@ pub struct JournalBuilder {
 }
 
 impl JournalBuilder {
-    /// How many writes it may have, dead letters among them; 100,000 if nothing is said.
+    /// How many writes it may have, dead letters among them; 100,000 if nothing is said. While its disk fails, as many again of
+    /// which nobody knows whether the disk has them; then writes are refused until it works.
     pub fn max_entries(mut self, entries: usize) -> Self {
         self.max_entries = entries.max(1);
         self
@@ -188,7 +190,8 @@ impl JournalBuilder {
         self
     }
 
-    /// Opens the journal in a file, or makes one. It is this process's alone while it is open.
+    /// Opens the journal in a file, or makes one. It is this process's alone while it is open, by a lock on an empty file beside it,
+    /// `NAME.lock`, which stays there.
     ///
     /// # Errors
     /// [`JournalError`], with the file and what to do.
@@ -526,7 +529,7 @@ impl Committing {
             return None;
         }
         let queued = std::mem::take(&mut state.queue);
-        let garbage: Vec<u64> = state.index.garbage.keys().copied().collect();
+        let garbage = state.index.garbage();
         drop(state);
         let mut changes: Vec<_> = garbage.iter().map(|number| Change::Remove(*number)).collect();
         changes.extend(queued.iter().filter_map(|Queued { deed, .. }| match deed {
@@ -550,7 +553,7 @@ impl Committing {
         match &result {
             Ok(()) => {
                 stats.commits += 1;
-                garbage.iter().for_each(|number| drop(index.garbage.remove(number)));
+                index.swept(&garbage);
             }
             Err(error) => {
                 stats.failed_commits += 1;
@@ -563,12 +566,12 @@ impl Committing {
             match (deed, &result) {
                 (Deed::Log(number, record), Ok(())) => {
                     stats.logged += 1;
-                    let due = now + self.shared.options.flush_after;
-                    stats.coalesced += u64::from(index.accept(*number, record.clone(), due));
+                    let due = later(now, self.shared.options.flush_after);
+                    stats.coalesced += u64::from(index.logged(*number, record.clone(), due));
                 }
                 (Deed::Log(number, record), Err(_)) => index.give_up(*number, record),
                 (Deed::Done(number, record), Ok(())) => {
-                    index.saved(*number, record, now + self.shared.options.flush_after);
+                    index.saved(*number, record, later(now, self.shared.options.flush_after));
                 }
                 (Deed::Bury(number, letter), Ok(())) => index.bury(*number, letter, now),
                 (Deed::Revive(number, record), Ok(())) => index.revive(*number, record, now),
@@ -598,7 +601,7 @@ fn sweep_later(shared: &Arc<Shared>) {
         let Some(shared) = shared.upgrade() else { return };
         let mut state = shared.state.lock();
         state.sweeping = false;
-        if !state.index.garbage.is_empty() {
+        if state.index.has_garbage() {
             drop(shared.queue(&mut state, Deed::Sweep));
         }
     });
@@ -670,7 +673,7 @@ impl Part {
 
     /// Logs a write: waits for room, and then until it is durable.
     pub(crate) async fn log(&self, record: Record, wait: Duration, limit: Duration) -> Result<(), LogError> {
-        let (record, deadline) = (Arc::new(record), Instant::now() + wait);
+        let (record, deadline) = (Arc::new(record), later(Instant::now(), wait));
         let most = self.shared.options.max_bytes;
         if record.bytes() > most {
             return Err(LogError::TooLarge { bytes: record.bytes(), most });
@@ -679,17 +682,24 @@ impl Part {
         let told = loop {
             let mut changed = pin!(self.shared.changed.notified());
             changed.as_mut().enable();
-            {
+            let swept = {
                 let mut state = self.shared.state.lock();
                 if state.index.is_draining(&self.keyspace) {
                     return Err(JournalError::Closed.into());
                 }
-                if let Some(number) = state.index.reserve(&record) {
+                if state.index.is_littered() {
+                    Some(self.shared.queue(&mut state, Deed::Sweep))
+                } else if let Some(number) = state.index.reserve(&record) {
                     break self.shared.queue(&mut state, Deed::Log(number, record));
+                } else {
+                    waiting.get_or_insert_with(|| Waiting::new(&self.shared, &mut state));
+                    None
                 }
-                waiting.get_or_insert_with(|| Waiting::new(&self.shared, &mut state));
+            };
+            match swept {
+                Some(swept) => heard(timeout_at(deadline, swept).await.map_err(|_| LogError::Full)?)?,
+                None => timeout_at(deadline, changed).await.map_err(|_| LogError::Full)?,
             }
-            timeout_at(deadline, changed).await.map_err(|_| LogError::Full)?;
         };
         drop(waiting);
         let mut told = told;
@@ -756,11 +766,15 @@ impl Part {
         self.shared.state.lock().index.pending_of(&self.keyspace)
     }
 
+    /// How many writes wait to be saved, or to be logged.
+    fn unsaved(&self) -> usize {
+        self.shared.state.lock().index.unsaved_of(&self.keyspace)
+    }
+
     async fn sweep(&self, deadline: Instant) {
         let swept = {
             let mut state = self.shared.state.lock();
-            let has_garbage = !state.index.garbage.is_empty();
-            has_garbage.then(|| self.shared.queue(&mut state, Deed::Sweep))
+            state.index.has_garbage().then(|| self.shared.queue(&mut state, Deed::Sweep))
         };
         if let Some(swept) = swept {
             // Where it fails, it is tried again.
@@ -770,13 +784,13 @@ impl Part {
 
     /// Takes no more writes, and waits until there are none left, or for so long; how many are left.
     pub(crate) async fn drain(&self, limit: Duration) -> usize {
-        let deadline = Instant::now() + limit;
+        let deadline = later(Instant::now(), limit);
         self.shared.state.lock().index.drain(&self.keyspace, Instant::now());
         self.shared.changed.notify_waiters();
         loop {
             let mut changed = pin!(self.shared.changed.notified());
             changed.as_mut().enable();
-            let left = self.pending();
+            let left = self.unsaved();
             if left == 0 || timeout_at(deadline, changed).await.is_err() {
                 self.sweep(deadline).await;
                 return left;

@@ -6,16 +6,16 @@
 //! shared by all calls: Redis answers in order, so calls that are under way at once cost no more round trips than one.
 
 mod bus;
+mod cluster;
 mod single;
 mod tier;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::cluster::{ClusterClientBuilder, ClusterConfig};
-use redis::cluster_async::ClusterConnection;
+use redis::cluster::ClusterClientBuilder;
 use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
-use redis::io::tcp::TcpSettings;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
     Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion,
     RedisError, RedisResult, ServerErrorKind, TlsCertificates, Value,
@@ -25,6 +25,7 @@ pub use bus::{RedisBus, RedisBusBuilder};
 pub use tier::{RedisTier, RedisTierBuilder};
 
 use super::{Refusal, TierError};
+use cluster::Cluster;
 use single::Single;
 
 /// Why a Redis cannot be used as it was set up.
@@ -91,7 +92,17 @@ impl std::fmt::Debug for RedisServer {
 
 fn parsed(url: &str) -> Result<ConnectionInfo, RedisSetupError> {
     let address = |error: RedisError| RedisSetupError::Address { reason: error.to_string() };
-    Ok(url.into_connection_info().map_err(address)?.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
+    Ok(url.into_connection_info().map_err(address)?.set_tcp_settings(tcp_settings()))
+}
+
+/// What connections are made with. By itself the system finds after two hours that a peer is gone which it sends nothing, and after a
+/// quarter of one that nobody has taken what it sends.
+fn tcp_settings() -> TcpSettings {
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    let settings = settings.set_user_timeout(Duration::from_secs(20));
+    settings
 }
 
 impl RedisServer {
@@ -149,7 +160,8 @@ impl RedisServer {
         self
     }
 
-    /// How long connecting, and an answer, may take; 5 s if nothing is said. The limit that a cache sets is usually shorter.
+    /// How long connecting, and an answer, may take; 5 s if nothing is said. The limit that a cache sets is usually shorter. A connection
+    /// on which a call has found no answer, and for so long after it nobody does, is replaced.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -200,16 +212,16 @@ impl RedisServer {
             if self.is_cluster {
                 install_tls();
                 let mut builder = ClusterClientBuilder::new(self.nodes.clone())
-                    .tcp_settings(TcpSettings::default().set_nodelay(true))
+                    .tcp_settings(tcp_settings())
+                    // Of all attempts: the crate may leave a call that it wants to repeat until another one comes.
+                    .overall_response_timeout(Some(self.timeout))
                     .retries(3)
                     .max_retry_wait(200)
                     .min_retry_wait(20);
                 if let Some(certificates) = self.certificates() {
                     builder = builder.certs(certificates);
                 }
-                let config =
-                    ClusterConfig::new().set_connection_timeout(self.timeout).set_response_timeout(self.timeout);
-                return Ok(Link::Cluster(builder.build()?.get_pending_async_connection_with_config(config)));
+                return Ok(Link::Cluster(Cluster::new(builder.build()?, self.timeout)));
             }
             Ok(Link::Single(Single::new(self.client(0, ProtocolVersion::RESP2)?, self.timeout)))
         };
@@ -226,7 +238,7 @@ fn install_tls() {
 #[derive(Clone)]
 enum Link {
     Single(Single),
-    Cluster(ClusterConnection),
+    Cluster(Cluster),
 }
 
 /// To which server of a Cluster a call goes: the one that has this key.
@@ -271,10 +283,7 @@ impl Link {
     async fn send_by(&self, commands: &Pipeline, way: &Way) -> RedisResult<(Vec<Value>, u64)> {
         let (mut answers, number) = match self {
             Link::Single(connection) => connection.send(commands).await?,
-            Link::Cluster(connection) => {
-                let count = commands.len();
-                (connection.clone().route_pipeline(commands.clone(), 0, count, way.0.clone()).await?, 0)
-            }
+            Link::Cluster(connections) => (connections.send(commands, &way.0).await?, 0),
         };
         if answers.iter().any(|answer| matches!(answer, Value::ServerError(_))) {
             answers = answers.into_iter().map(checked).collect::<RedisResult<_>>()?;

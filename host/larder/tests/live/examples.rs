@@ -10,6 +10,7 @@ mod ten_lines;
 mod tower_layer;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use crate::servers::{Server, postgres};
 use axum::Router;

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use larder::Tiered;
 use larder::tiered::testkit::{SourceSuite, carries_out_once};
-use larder::tiered::{Failure, How, HttpSource, Loaded, Source, SourceError};
+use larder::tiered::{Failure, How, HttpSource, Loaded, Save, Source, SourceError, WriteId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
@@ -107,7 +107,7 @@ async fn serve() -> (Arc<Shop>, String) {
     let app = Router::new()
         .route("/products/{id}", get(read).put(write).delete(remove))
         .route("/stock/{id}", get(|State(shop): Server| async move { shop.sold.lock().unwrap().to_string() }).put(sell))
-        .route("/say/{key}", get(say))
+        .route("/say/{key}", get(say).put(say).delete(say))
         .route(
             "/echo/{key}/end",
             get(|Path(key): Path<String>, uri: Uri| async move { axum::Json((key, uri.to_string())) }),
@@ -233,6 +233,28 @@ async fn what_a_response_says_counts() {
     let date = "Sun, 06 Nov 1994 08:49:37 GMT";
     assert_eq!(dated.load(&1, None).await.unwrap(), Loaded::value(7).validator(date));
     assert_eq!(dated.load(&1, Some(date)).await.unwrap(), Loaded::unchanged());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_a_write_was_done_is_in_doubt_where_the_server_is() {
+    let (_, base) = serve().await;
+    for (status, kind) in [
+        (400, Failure::Rejected),
+        (408, Failure::Unavailable),
+        (409, Failure::Rejected),
+        (429, Failure::Overloaded),
+        (500, Failure::Unavailable),
+        (502, Failure::Unavailable),
+        (503, Failure::Unavailable),
+        (504, Failure::Unavailable),
+    ] {
+        let source = HttpSource::<i64, i64>::get(format!("{base}/say/{{key}}?{status}")).put().delete();
+        let source = source.build().unwrap();
+        for value in [Some(&1), None] {
+            let (failed, message) = failure(source.save(Save::new(&1, value, WriteId(1))).await);
+            assert_eq!(failed, kind, "{message}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

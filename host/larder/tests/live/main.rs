@@ -1,5 +1,7 @@
 //! Beside real servers, which the tests start themselves, on free ports.
 
+#[cfg(all(feature = "redis", feature = "testkit"))]
+mod proxy;
 mod servers;
 
 #[cfg(all(feature = "postgres", feature = "redis", feature = "json"))]
@@ -20,3 +22,5 @@ mod redis_bus;
 mod redis_cluster;
 #[cfg(feature = "redis")]
 mod redis_fleet;
+#[cfg(all(feature = "redis", feature = "testkit"))]
+mod redis_silent;

@@ -184,6 +184,42 @@ async fn what_a_server_forgets_revives_nothing() {
     }
 }
 
+/// Nothing more is kept where the memory is full; what is there can be taken away, and nobody gets what was.
+#[tokio::test]
+async fn a_full_memory_holds_no_invalidation_up() {
+    let Some(server) = redis(&[]) else { return };
+    let (tier, mut connection) = (RedisTier::connect(&at(&server)).await.unwrap(), raw(&server).await);
+    let group = |group| Scope::Group(group);
+    for (key, scope, soft) in [
+        ("hard", keys("hard"), false),
+        ("soft", keys("soft"), true),
+        ("prefix", group(Group::Prefix("pre".into())), false),
+        ("tag", group(Group::Tag("t".into())), true),
+    ] {
+        let stale = FarCopy { stale_ms: 600_000, ..copy("old") };
+        let token = tier.token(key).await.unwrap();
+        assert_eq!(tier.put(key, stale, token, false).await.unwrap(), Put::Kept);
+        let _: () = redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).query_async(&mut connection).await.unwrap();
+        assert!(matches!(tier.put("more", copy("more"), token, false).await, Err(TierError::Refused(_))));
+        tier.invalidate(&scope, soft).await.unwrap();
+        // Another process, that begins now, sees it as well.
+        let other = RedisTier::connect(&at(&server)).await.unwrap();
+        for tier in [&tier, &other] {
+            let fresh = tier.get(key).await.unwrap().copy.map(|copy| copy.fresh_ms);
+            assert_eq!(fresh, soft.then_some(0), "{key}");
+        }
+        let _: () = redis::cmd("CONFIG").arg(&["SET", "maxmemory", "0"]).query_async(&mut connection).await.unwrap();
+        assert_eq!(tier.put(key, copy("late"), token, false).await.unwrap(), Put::Fenced, "{key}");
+    }
+    // A write that is not to be kept takes away what is there.
+    set(&tier, "large", "old").await;
+    let small = RedisTier::builder(&at(&server)).max_value_bytes(10).connect().await.unwrap();
+    let token = small.token("large").await.unwrap();
+    let _: () = redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).query_async(&mut connection).await.unwrap();
+    assert_eq!(small.put("large", copy("more than ten bytes"), token, true).await.unwrap(), Put::Declined);
+    assert_eq!(value(&tier, "large").await, None);
+}
+
 /// A server that comes back with a snapshot brings back copies that were invalidated after it.
 #[tokio::test]
 async fn a_server_that_comes_back_with_an_old_state_revives_nothing() {

@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::proxy::{Proxy, Wire};
 use crate::servers::Server;
 use larder::tiered::testkit::BusSuite;
 use larder::tiered::{Codec, FromFn, RedisBus, RedisServer, RedisTier, Tiered};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 fn redis() -> Option<Server> {
@@ -21,53 +19,6 @@ fn redis() -> Option<Server> {
 
 fn at(port: u16) -> RedisServer {
     RedisServer::at(&format!("redis://127.0.0.1:{port}")).unwrap()
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Wire {
-    Whole,
-    /// Connections are closed, and new ones are, too.
-    Cut,
-    /// Bytes are swallowed.
-    Silent,
-}
-
-/// A way to a server that can be cut.
-struct Proxy {
-    port: u16,
-    wire: watch::Sender<Wire>,
-}
-
-impl Proxy {
-    async fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Proxy { port: listener.local_addr().unwrap().port(), wire: watch::Sender::new(Wire::Whole) };
-        let wire = proxy.wire.subscribe();
-        tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                let mut wire = wire.clone();
-                tokio::spawn(async move {
-                    if *wire.borrow_and_update() == Wire::Cut {
-                        return;
-                    }
-                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
-                    loop {
-                        let now = *wire.borrow_and_update();
-                        let changed = wire.changed();
-                        match now {
-                            Wire::Cut => return,
-                            Wire::Silent => drop(changed.await),
-                            Wire::Whole => tokio::select! {
-                                _ = copy_bidirectional(&mut near, &mut far) => return,
-                                _ = changed => {}
-                            },
-                        }
-                    }
-                });
-            }
-        });
-        proxy
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -222,4 +173,24 @@ async fn a_far_tier_and_a_bus_on_one_server() {
     caches[1].invalidate_prefix("").await.unwrap();
     assert_eq!(caches[0].get(&key).await.unwrap().as_deref(), Some("k 2"), "it was told");
     assert_eq!(loads.load(SeqCst), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn news_need_no_room() {
+    let Some(server) = redis() else { return };
+    let value = Value::default();
+    let (there, here) = (Process::new(server.port, &value).await, Process::new(server.port, &value).await);
+    assert_eq!(there.get().await, "7 is 0");
+    let client = redis::Client::open(format!("redis://127.0.0.1:{}", server.port)).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let _: () = redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).query_async(&mut connection).await.unwrap();
+    value.fetch_add(1, SeqCst);
+    here.cache.invalidate(&7).await.unwrap();
+    assert_eq!(there.get().await, "7 is 1");
+    // For longer than the lease that they had.
+    sleep(Duration::from_millis(800)).await;
+    assert!(there.bus.hears() && here.bus.hears());
+    // One that begins only now.
+    let late = Process::new(server.port, &value).await;
+    assert_eq!(late.get().await, "7 is 1");
 }

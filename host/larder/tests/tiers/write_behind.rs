@@ -1,7 +1,7 @@
 //! Write-behind over a journal in a file: what is acknowledged, when the source has it, and what happens where something
 //! fails. Time is paused; the disk is real.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::io;
 use std::path::Path;
@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use larder::tiered::{
-    BoxFuture, Bytes, Codec, Failure, FarCopy, Journal, JournalBuilder, JournalError, Loaded, LocalBus, Looked,
-    MemoryTier, Put, Save, Scope, Source, SourceError, Tier, TierError, Tiered, TieredBuildError, TieredBuilder, Token,
-    WriteId, Written,
+    BoxFuture, Bytes, Change, Codec, Contents, Failure, FarCopy, Journal, JournalBuilder, JournalError, Loaded,
+    LocalBus, Looked, MemoryTier, Put, Save, Scope, Source, SourceError, Store, StoreError, Tier, TierError, Tiered,
+    TieredBuildError, TieredBuilder, Token, WriteId, Written,
 };
 use tokio::time::sleep;
 
@@ -638,4 +638,80 @@ fn what_cannot_be_is_refused_with_the_remedy() {
     // Under cache-aside the application would load what is not saved yet.
     let error = life(async { cache(&journal, &database).rule("read", "cache-aside").build().unwrap_err().to_string() });
     assert!(error.contains("cache-aside"), "{error}");
+}
+
+/// A store that fails, or does not end, until it is told otherwise.
+#[derive(Clone, Default)]
+struct Shaky {
+    fails: Arc<AtomicBool>,
+    hangs: Arc<AtomicBool>,
+    /// The numbers that were ever to be put.
+    put: Arc<Mutex<BTreeSet<u64>>>,
+    /// Those of them that nobody has taken out.
+    there: Arc<Mutex<BTreeSet<u64>>>,
+}
+
+impl Store for Shaky {
+    fn summary(&self) -> String {
+        "a shaky store".into()
+    }
+
+    fn commit(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            while self.hangs.load(SeqCst) {
+                sleep(ms(1)).await;
+            }
+            let (mut put, mut there) = (self.put.lock().unwrap(), self.there.lock().unwrap());
+            let fails = self.fails.load(SeqCst);
+            for change in changes {
+                match change {
+                    // Nobody knows whether what failed is there: this disk has it.
+                    Change::Put(number, _) => drop((put.insert(number), there.insert(number))),
+                    Change::Remove(number) if !fails => drop(there.remove(&number)),
+                    Change::Remove(_) => {}
+                }
+            }
+            if fails { Err(Arc::new(io::Error::other("no")) as StoreError) } else { Ok(()) }
+        })
+    }
+}
+
+#[test]
+fn what_failed_commits_leave_is_bounded_and_goes() {
+    life(async {
+        let (store, database) = (Shaky::default(), Database::new());
+        let journal = journal().max_entries(10).open_on(store.clone(), Contents::default());
+        let cache = cache(&journal, &database).build().unwrap();
+        store.fails.store(true, SeqCst);
+        for key in 0..100 {
+            assert!(cache.insert(key, key).await.is_err());
+        }
+        let put = store.put.lock().unwrap().len();
+        assert!((5..=20).contains(&put), "{put} for 10 that there may be");
+        store.fails.store(false, SeqCst);
+        cache.insert(7, 70).await.unwrap();
+        assert_eq!(cache.shutdown(ms(10_000)).await, 0);
+        assert_eq!(database.saved(), [(7, Some(70))]);
+        assert!(store.there.lock().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_shutdown_waits_for_what_is_being_logged() {
+    life(async {
+        let (store, database) = (Shaky::default(), Database::new());
+        let journal = journal().flush_after(Duration::MAX).open_on(store.clone(), Contents::default());
+        let cache = cache(&journal, &database).build().unwrap();
+        store.hangs.store(true, SeqCst);
+        let writing = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.insert(1, 10).await }
+        });
+        sleep(ms(10)).await;
+        assert_eq!(cache.shutdown(ms(10)).await, 1);
+        store.hangs.store(false, SeqCst);
+        assert_eq!(cache.shutdown(Duration::MAX).await, 0);
+        writing.await.unwrap().unwrap();
+        assert_eq!(database.saved(), [(1, Some(10))]);
+    });
 }

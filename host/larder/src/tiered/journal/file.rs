@@ -13,6 +13,9 @@
 //! ATC 2020.) Where the disk is only full nothing is dropped, and the file will do as it is. The copy has the owner, where that
 //! is permitted, and the permissions of the file, so that the service can open it whoever opened it before.
 //!
+//! **Whose it is, is said by a lock** on a file beside it, `NAME.lock`, which is empty and stays: the file itself is replaced, and is not
+//! open while its disk fails. It is held from the opening to the end of the last handle.
+//!
 //! An empty file is opened as a new journal: a crash leaves one where the file is there and its first copy is not yet.
 //!
 //! **Who only looks changes nothing** ([`look`]): the bytes are read into memory, and what a crash has left to be repaired is
@@ -111,15 +114,11 @@ trait Place: Send + Sync + 'static {
 
 impl Place for PathBuf {
     fn open(&self) -> Result<Database, DatabaseError> {
-        let old = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self);
-        let old = old.map_err(|error| match fs::symlink_metadata(self) {
-            Ok(_) => error,
-            Err(_) => in_directory("it cannot be made in", self, &error),
-        })?;
+        let old = fs::OpenOptions::new().read(true).write(true).open(self)?;
         let about = old.metadata()?;
         // Where a link leads.
         let path = fs::canonicalize(self)?;
-        // As redb locks what it opens.
+        // As redb locks what it opens, for who knows nothing of the other lock.
         let _held = locked(old, false)?;
         let beside = beside(&path);
         let copied = || -> Result<Database, DatabaseError> {
@@ -189,6 +188,9 @@ fn keep_owner(original: &fs::Metadata, copy: &Path) {
 
 /// What is in a file, which is left as it is, and may be opened by others as soon as this returns.
 pub(super) fn look(path: &Path) -> Result<Contents, JournalError> {
+    if is_owned(path) {
+        return Err(JournalError::InUse(path.to_path_buf()));
+    }
     let bytes = read_alone(path).map_err(|error| match error {
         DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
             JournalError::NotThere(path.to_path_buf())
@@ -233,6 +235,48 @@ impl Store for Looking {
     }
 }
 
+fn lock_of(path: &Path) -> PathBuf {
+    path.with_added_extension("lock")
+}
+
+/// Takes the journal of this name for this process, until what is returned is dropped; or for as long as one looks.
+fn owned(path: &Path) -> Result<fs::File, JournalError> {
+    let failed = |error: io::Error| JournalError::Io { path: path.to_path_buf(), cause: Arc::new(error) };
+    let in_directory = |error| in_directory("it cannot be made in", path, &error);
+    let file = || -> io::Result<fs::File> {
+        let journal = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let about = journal
+            .map_err(|error| if fs::symlink_metadata(path).is_ok() { error } else { in_directory(error) })?
+            .metadata()?;
+        // Where a link leads.
+        let lock = lock_of(&fs::canonicalize(path)?);
+        // To read it is enough to lock it, for whoever may open the journal.
+        match fs::File::open(&lock) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let made = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock);
+                let made = made
+                    .map_err(|error| io::Error::new(error.kind(), format!("its lock, {}: {error}", lock.display())))?;
+                keep_owner(&about, &lock);
+                made.set_permissions(about.permissions())?;
+                Ok(made)
+            }
+            opened => opened,
+        }
+    };
+    let file = file().map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(JournalError::InUse(path.to_path_buf())),
+        Err(fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Whether a process has it open, also while its disk fails.
+fn is_owned(path: &Path) -> bool {
+    let lock = fs::canonicalize(path).and_then(|path| fs::File::open(lock_of(&path)));
+    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+}
+
 fn beside(path: &Path) -> PathBuf {
     path.with_added_extension("new")
 }
@@ -251,6 +295,8 @@ struct Inner {
     path: PathBuf,
     place: Box<dyn Place>,
     database: Mutex<State>,
+    /// Dropped after the database.
+    _owned: Option<fs::File>,
 }
 
 /// redb takes no more commits after an error, until it is opened again.
@@ -265,10 +311,11 @@ enum State {
 impl FileStore {
     /// Opens the file, or makes it; with what is in it.
     pub(super) fn open(path: &Path) -> Result<(FileStore, Contents), JournalError> {
-        FileStore::open_at(path, path.to_path_buf())
+        let owned = owned(path)?;
+        FileStore::open_at(path, path.to_path_buf(), Some(owned))
     }
 
-    fn open_at(path: &Path, place: impl Place) -> Result<(FileStore, Contents), JournalError> {
+    fn open_at(path: &Path, place: impl Place, owned: Option<fs::File>) -> Result<(FileStore, Contents), JournalError> {
         let opened = caught(|| {
             let opened = match place.open() {
                 Err(DatabaseError::Storage(StorageError::Io(error))) if error.kind() == io::ErrorKind::StorageFull => {
@@ -283,7 +330,8 @@ impl FileStore {
         let (database, contents) =
             opened.unwrap_or_else(|what| Err(JournalError::Damaged { path: path.to_path_buf(), what }))?;
         let database = Mutex::new(State::Open(database));
-        Ok((FileStore(Arc::new(Inner { path: path.to_path_buf(), place: Box::new(place), database })), contents))
+        let (path, place) = (path.to_path_buf(), Box::new(place));
+        Ok((FileStore(Arc::new(Inner { path, place, database, _owned: owned })), contents))
     }
 }
 
@@ -643,15 +691,40 @@ mod tests {
         // As a process leaves it that is killed: it has to be repaired.
         let killed = fs::read(&path).unwrap();
         drop(store);
-        let whole = fs::read(&path).unwrap();
+        let (whole, before) = (fs::read(&path).unwrap(), names());
         assert_ne!(killed, whole);
         for bytes in [whole, killed] {
             fs::write(&path, &bytes).unwrap();
             let contents = look(&path).unwrap();
             assert_eq!(contents.records, [(1, record("a", Some(b"1")))]);
             assert_eq!(fs::read(&path).unwrap(), bytes);
-            assert_eq!(names(), ["orders.journal"]);
+            assert_eq!(names(), before);
         }
+    }
+
+    /// Its file is another one after that, and meanwhile it is not open.
+    #[test]
+    fn it_is_this_process_s_own_while_its_disk_fails_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("orders.journal");
+        let (store, _) = FileStore::open(&path).unwrap();
+        for _ in 0..2 {
+            *store.0.database.lock() = State::InDoubt;
+            assert!(matches!(FileStore::open(&path).map(drop).unwrap_err(), JournalError::InUse(_)));
+            assert!(matches!(look(&path).unwrap_err(), JournalError::InUse(_)));
+            commit(&store, vec![Change::Put(1, record("a", Some(b"1")))]).unwrap();
+            assert!(matches!(FileStore::open(&path).map(drop).unwrap_err(), JournalError::InUse(_)));
+        }
+        // By another name, too.
+        #[cfg(unix)]
+        {
+            let link = directory.path().join("link");
+            std::os::unix::fs::symlink(&path, &link).unwrap();
+            *store.0.database.lock() = State::InDoubt;
+            assert!(matches!(FileStore::open(&link).map(drop).unwrap_err(), JournalError::InUse(_)));
+        }
+        drop(store);
+        assert_eq!(FileStore::open(&path).unwrap().1.records.len(), 1);
     }
 
     #[cfg(unix)]
@@ -671,7 +744,12 @@ mod tests {
         let after = fs::metadata(&path).unwrap();
         assert_ne!(before.ino(), after.ino(), "it is a copy");
         assert!(!is_root || before.uid() == 12_345);
-        assert_eq!(of(after), of(before));
+        let before = of(before);
+        assert_eq!(of(after), before);
+        // So has the lock, for the same service to take.
+        fs::remove_file(lock_of(&path)).unwrap();
+        drop(FileStore::open(&path).unwrap());
+        assert_eq!(of(fs::metadata(lock_of(&path)).unwrap()), before);
     }
 
     #[test]
@@ -738,7 +816,7 @@ mod tests {
         let path = directory.path().join("j");
         let full = Arc::new(AtomicBool::new(false));
         let place = FullPlace(path.clone(), full.clone());
-        let (store, _) = FileStore::open_at(&path, place).unwrap();
+        let (store, _) = FileStore::open_at(&path, place, None).unwrap();
         commit(&store, vec![Change::Put(1, record("a", Some(b"1")))]).unwrap();
         full.store(true, SeqCst);
         for number in 2..5 {
@@ -806,7 +884,7 @@ mod tests {
                     if attempt == 3 {
                         platters.0.iter().for_each(|platter| platter.fail_one_in(0));
                     }
-                    match FileStore::open_at(Path::new("a platter"), platters.clone()) {
+                    match FileStore::open_at(Path::new("a platter"), platters.clone(), None) {
                         Ok(opened) => return opened,
                         Err(JournalError::Io { .. }) => {}
                         Err(error) => panic!("seed {seed}: {error}"),

@@ -36,15 +36,25 @@ pub(super) struct Index {
     entries: usize,
     bytes: usize,
     /// What the store may have and nobody wants: writes that were coalesced, and what a failed commit may have left. It
-    /// goes with the next commit that succeeds.
-    pub(super) garbage: BTreeMap<u64, Arc<Record>>,
+    /// goes with the next commit that succeeds. Beyond the bounds, for which it counts apart, nothing more is written.
+    garbage: BTreeMap<u64, Garbage>,
+    garbage_bytes: usize,
     /// Writers who wait for room.
     pub(super) waiting: usize,
+}
+
+/// Whose it is, and how much the store may have of it.
+struct Garbage {
+    keyspace: Arc<str>,
+    key: Arc<str>,
+    bytes: usize,
 }
 
 /// The writes of one keyspace that are to be saved.
 #[derive(Default)]
 struct Keyspace {
+    /// Writes that have a number, and are not committed yet.
+    logging: usize,
     entries: HashMap<Arc<str>, Entry>,
     /// Those that wait for company, by when they have waited for long enough.
     young: BTreeMap<(Instant, u64), Arc<str>>,
@@ -126,6 +136,7 @@ impl Index {
             entries: 0,
             bytes: 0,
             garbage: BTreeMap::new(),
+            garbage_bytes: 0,
             waiting: 0,
         };
         for (number, record) in records {
@@ -150,6 +161,38 @@ impl Index {
         self.bytes -= record.bytes();
     }
 
+    // ---- what nobody wants
+
+    fn discard_later(&mut self, number: u64, record: &Record) {
+        let (keyspace, key, bytes) = (record.keyspace.clone(), record.key.clone(), record.bytes());
+        self.garbage_bytes += bytes;
+        if let Some(before) = self.garbage.insert(number, Garbage { keyspace, key, bytes }) {
+            self.garbage_bytes -= before.bytes;
+        }
+    }
+
+    /// What the next commit takes out.
+    pub(super) fn garbage(&self) -> Vec<u64> {
+        self.garbage.keys().copied().collect()
+    }
+
+    /// A commit has taken it out.
+    pub(super) fn swept(&mut self, garbage: &[u64]) {
+        for number in garbage {
+            self.garbage_bytes -= self.garbage.remove(number).map_or(0, |gone| gone.bytes);
+        }
+    }
+
+    pub(super) fn has_garbage(&self) -> bool {
+        !self.garbage.is_empty()
+    }
+
+    /// Whether there is so much of it that it has to go before anything more is written: while a store fails, each attempt may
+    /// leave something.
+    pub(super) fn is_littered(&self) -> bool {
+        self.garbage.len() >= self.bounds.entries || self.garbage_bytes >= self.bounds.bytes
+    }
+
     // ---- writing
 
     /// Makes room for a write, and gives it its number; `None`: there is no room.
@@ -158,12 +201,25 @@ impl Index {
             return None;
         }
         self.count(record);
+        self.keyspaces.entry(record.keyspace.clone()).or_default().logging += 1;
         self.last += 1;
         Some(self.last)
     }
 
+    fn is_logged(&mut self, record: &Record) {
+        if let Some(keyspace) = self.keyspaces.get_mut(&record.keyspace) {
+            keyspace.logging -= 1;
+        }
+    }
+
+    /// A write that had its number reserved is in the store. Whether it took the place of another.
+    pub(super) fn logged(&mut self, number: u64, record: Arc<Record>, due: Instant) -> bool {
+        self.is_logged(&record);
+        self.accept(number, record, due)
+    }
+
     /// A write is in the store: from now on it is its key's. Whether it took the place of another.
-    pub(super) fn accept(&mut self, number: u64, record: Arc<Record>, due: Instant) -> bool {
+    fn accept(&mut self, number: u64, record: Arc<Record>, due: Instant) -> bool {
         let keyspace = self.keyspaces.entry(record.keyspace.clone()).or_default();
         let Some(entry) = keyspace.entries.get_mut(&record.key) else {
             let at = (due, number);
@@ -180,14 +236,15 @@ impl Index {
             (number, record)
         };
         self.uncount(&old);
-        self.garbage.insert(old_number, old);
+        self.discard_later(old_number, &old);
         true
     }
 
     /// The commit of a write has failed, so it counts as not written; what the store has of it is to go.
     pub(super) fn give_up(&mut self, number: u64, record: &Arc<Record>) {
+        self.is_logged(record);
         self.uncount(record);
-        self.garbage.insert(number, record.clone());
+        self.discard_later(number, record);
     }
 
     // ---- reading
@@ -200,7 +257,7 @@ impl Index {
 
     /// Whether the store has nothing of a key that could be saved after a crash.
     pub(super) fn is_settled(&self, keyspace: &str, key: &str) -> bool {
-        let is_it = |record: &Arc<Record>| *record.key == *key && *record.keyspace == *keyspace;
+        let is_it = |garbage: &Garbage| *garbage.key == *key && *garbage.keyspace == *keyspace;
         self.newest(keyspace, key).is_none() && !self.garbage.values().any(is_it)
     }
 
@@ -211,6 +268,11 @@ impl Index {
 
     pub(super) fn pending_of(&self, keyspace: &str) -> usize {
         self.keyspaces.get(keyspace).map_or(0, |keyspace| keyspace.entries.len())
+    }
+
+    /// The same, and those that are not committed yet, of which nobody knows what becomes.
+    pub(super) fn unsaved_of(&self, keyspace: &str) -> usize {
+        self.keyspaces.get(keyspace).map_or(0, |keyspace| keyspace.entries.len() + keyspace.logging)
     }
 
     /// In the order in which they were logged.
@@ -373,7 +435,7 @@ impl Index {
         } else {
             let place = Place::Timed((now, entry.number));
             keyspace.place(&letter.key, Some(place));
-            self.garbage.insert(number, letter.clone());
+            self.discard_later(number, letter);
         }
     }
 
@@ -457,12 +519,12 @@ mod tests {
         }
 
         fn commit(&mut self, puts: &[(u64, Arc<Record>)], removes: &[u64], done: bool) {
-            let garbage: Vec<u64> = self.index.garbage.keys().copied().collect();
+            let garbage = self.index.garbage();
             if done {
                 garbage.iter().chain(removes).for_each(|number| drop(self.disk.0.remove(number)));
                 self.disk.0.extend(puts.iter().cloned());
                 self.disk.1 = puts.iter().map(|(number, _)| *number).fold(self.disk.1, u64::max);
-                garbage.iter().for_each(|number| drop(self.index.garbage.remove(number)));
+                self.index.swept(&garbage);
             }
         }
 
@@ -485,7 +547,7 @@ mod tests {
                 }
                 _ => {
                     self.commit(&[(number, new.clone())], &[], true);
-                    self.index.accept(number, new, at(self.now + 50));
+                    self.index.logged(number, new, at(self.now + 50));
                     self.waits.insert((keyspace, key), self.values);
                 }
             }
@@ -593,6 +655,14 @@ mod tests {
             let kept: usize = self.index.pending().map(|(_, record, _)| record.bytes()).sum();
             let dead: usize = self.index.letters().map(|(_, letter)| letter.bytes()).sum();
             assert_eq!((self.index.entries, self.index.bytes), (found.len() + letters.len(), kept + dead));
+            assert_eq!(
+                self.index.garbage_bytes,
+                self.index.garbage.values().map(|garbage| garbage.bytes).sum::<usize>()
+            );
+            assert!(
+                self.index.keyspaces.values().all(|keyspace| keyspace.logging == 0),
+                "each of these commits has ended"
+            );
             for (name, keyspace) in &self.index.keyspaces {
                 let in_places = keyspace.young.len() + keyspace.timed.len() + keyspace.taken;
                 assert_eq!(in_places, keyspace.entries.len(), "each key of {name} is in one place");
@@ -652,7 +722,7 @@ mod tests {
     fn log(index: &mut Index, key: u64, due: u64) -> (u64, Arc<Record>) {
         let record = record(0, key, 1);
         let number = index.reserve(&record).unwrap();
-        index.accept(number, record.clone(), at(due));
+        index.logged(number, record.clone(), at(due));
         (number, record)
     }
 

@@ -12,6 +12,8 @@ if not found[1] or found[2] ~= run then
   found = {ARGV[1], run, string.format('%.0f', now)}
   redis.call('HSET', state, 'epoch', found[1], 'run', run, 'born', found[3], 'last', '0')
 end
+-- As in invalidate.lua, for where the memory is full.
+redis.call('HDEL', state, '')
 local last = redis.call('HINCRBY', state, 'last', 1)
 redis.call('HSET', log, last, ARGV[5])
 redis.call('HDEL', log, string.format('%.0f', last - ARGV[3]))

@@ -31,7 +31,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, ProtocolVersion, PushKind, RedisResult, Value};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
@@ -351,18 +351,28 @@ async fn mind_the_bell(shared: Arc<Shared>, server: RedisServer) {
 
 async fn hear_the_bell(shared: &Shared, server: &RedisServer, attempt: usize) -> RedisResult<()> {
     let (sender, mut pushes) = mpsc::unbounded_channel();
-    let config = AsyncConnectionConfig::new().set_push_sender(sender).set_connection_timeout(Some(server.timeout));
+    let config = AsyncConnectionConfig::new()
+        .set_push_sender(sender)
+        .set_connection_timeout(Some(server.timeout))
+        .set_response_timeout(Some(server.timeout));
     let client = server.client(attempt, ProtocolVersion::RESP3)?;
     let mut connection: MultiplexedConnection = client.get_multiplexed_async_connection_with_config(&config).await?;
     connection.subscribe(&shared.bell).await?;
-    while let Some(push) = pushes.recv().await {
-        match push.kind {
-            PushKind::Disconnection => break,
-            PushKind::Message => shared.rung.notify_one(),
-            _ => {}
+    loop {
+        match timeout(server.timeout, pushes.recv()).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(push)) => match push.kind {
+                PushKind::Disconnection => return Ok(()),
+                PushKind::Message => shared.rung.notify_one(),
+                _ => {}
+            },
+            // That there are no news, and that nobody is there, sounds alike.
+            Err(_) => match connection.req_packed_command(&redis::cmd("PING")).await {
+                Err(error) if error.is_timeout() || error.is_unrecoverable_error() => return Err(error),
+                _ => {}
+            },
         }
     }
-    Ok(())
 }
 
 impl Shared {

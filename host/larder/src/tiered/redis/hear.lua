@@ -22,5 +22,7 @@ for number = done + 1, last do
   if not record then return {1, found[1], last} end
   answer[#answer + 1] = record
 end
+-- As in invalidate.lua, for where the memory is full.
+redis.call('HDEL', state, '')
 redis.call('HSET', state, 'm' .. ARGV[2], string.format('%.0f %s', now + ARGV[5], ARGV[4]))
 return answer

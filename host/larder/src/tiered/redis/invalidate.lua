@@ -19,6 +19,9 @@ local function ends(entry)
   if last < 2 ^ 50 then redis.call('PEXPIREAT', entry, string.format('%.0f', last)) end
 end
 
+-- Where the memory is full Redis refuses a script's first write, if that may need more, and none after it: so the first one is
+-- another, which does nothing. To be heard must not depend on there being room.
+redis.call('HDEL', counters, '')
 for at = 2, #KEYS do
   if epoch then
     redis.call('HSETNX', counters, ARGV[at], epoch)

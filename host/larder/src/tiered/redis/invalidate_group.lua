@@ -4,6 +4,8 @@
 local counters, group = KEYS[1], 'g' .. ARGV[2]
 -- Without counters no copy counts, and none that is loading will be kept.
 if redis.call('EXISTS', counters) == 0 then return 1 end
+-- As in invalidate.lua, for where the memory is full.
+redis.call('HDEL', counters, '')
 local n = redis.call('HINCRBY', counters, 'n', 1)
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))

@@ -30,6 +30,8 @@ end
 local there = redis.pcall('GETRANGE', entry, 0, math.max(#ARGV[8], 5) - 1)
 if type(there) ~= 'string' then there = '' end
 if ARGV[4] == '1' then
+  -- As in invalidate.lua: what is only taken away is, though the memory be full.
+  if ARGV[5] == '0' then redis.call('HDEL', counters, '') end
   redis.call('HSETNX', counters, ARGV[1], now[1])
   redis.call('HINCRBY', counters, ARGV[1], 1)
 elseif #there >= 5 and string.sub(there, 1, 4) == 'LRDR' and string.byte(there, 5) > 1 then

@@ -3,6 +3,11 @@
 //! The `redis` crate's `ConnectionManager` does that, too, and does not say when: who must know which connection has answered, as the
 //! tier must, then asks the server for a name with each read. Here each connection has a number. What a connection *is* (the protocol,
 //! TLS, many calls at once, time-outs) is the crate's.
+//!
+//! **A connection that went silent** (a peer that is gone without a word, a balancer that has forgotten it) is no error to the crate:
+//! each call on it ends by its own time, or its caller's. So a call that ends without an answer leaves a `PING` behind ([`Call`]). A
+//! server that is only slow answers that, too, for Redis answers in order, and the connection stays; one on which nothing comes
+//! within the time that an answer may take is replaced.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +15,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, Client, Pipeline, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Client, Pipeline, RedisError, RedisResult, Value};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -27,6 +33,8 @@ struct Inner {
     client: Client,
     config: AsyncConnectionConfig,
     connection: Mutex<Numbered>,
+    /// Held while a `PING` is under way: one asks for all.
+    asks: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The connection that is there, or is being made: all who want one wait for the same.
@@ -39,14 +47,20 @@ impl Single {
     pub(super) fn new(client: Client, timeout: Duration) -> Self {
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
-        Single(Arc::new(Inner { client, config, connection: Mutex::new(Numbered { number: 1, made: None }) }))
+        let connection = Mutex::new(Numbered { number: 1, made: None });
+        Single(Arc::new(Inner { client, config, connection, asks: Arc::default() }))
     }
 
     /// Sends commands, in one write; their answers, and the number of the connection that brought them.
     pub(super) async fn send(&self, commands: &Pipeline) -> RedisResult<(Vec<Value>, u64)> {
         let (connection, number) = self.connection().await;
         let answers = match connection {
-            Ok(mut connection) => connection.req_packed_commands(commands, 0, commands.len()).await,
+            Ok(connection) => {
+                let mut call = Call { single: self, connection, number, is_over: false };
+                let answers = call.connection.req_packed_commands(commands, 0, commands.len()).await;
+                call.is_over = !answers.as_ref().is_err_and(RedisError::is_timeout);
+                answers
+            }
             Err(error) => Err(error),
         };
         match answers {
@@ -58,6 +72,22 @@ impl Single {
                 Err(error)
             }
         }
+    }
+
+    /// Asks for a sign of life on a connection, and gives it up where there is none.
+    fn ask(&self, mut connection: MultiplexedConnection, number: u64) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let Ok(asks) = self.0.asks.clone().try_lock_owned() else { return };
+        let this = self.clone();
+        runtime.spawn(async move {
+            let answer = connection.req_packed_command(&redis::cmd("PING")).await;
+            // A refusal is a sign of life.
+            if answer.is_err_and(|error| error.is_timeout() || error.is_unrecoverable_error()) {
+                tracing::debug!("a connection to Redis does not answer any more, and is replaced");
+                this.lose(number);
+            }
+            drop(asks);
+        });
     }
 
     async fn connection(&self) -> (RedisResult<MultiplexedConnection>, u64) {
@@ -111,6 +141,23 @@ impl Single {
     }
 }
 
+/// A call on a connection. One that ends without an answer, because that took too long or because its caller left, asks whether
+/// there is still anybody.
+struct Call<'a> {
+    single: &'a Single,
+    connection: MultiplexedConnection,
+    number: u64,
+    is_over: bool,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.single.ask(self.connection.clone(), self.number);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -118,10 +165,16 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
+    use tokio::time::timeout;
+
     use super::*;
 
     /// A server that hangs up at once while it is told to, and else answers all that comes with `PONG`. How many came.
     async fn server(hangs_up: Arc<AtomicUsize>) -> (Single, Arc<AtomicUsize>) {
+        server_that_takes(Duration::ZERO, hangs_up).await
+    }
+
+    async fn server_that_takes(time: Duration, hangs_up: Arc<AtomicUsize>) -> (Single, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = Client::open(format!("redis://{}", listener.local_addr().unwrap())).unwrap();
         let came = Arc::new(AtomicUsize::new(0));
@@ -137,6 +190,7 @@ mod tests {
                         let Ok(bytes @ 1..) = stream.read(&mut asked).await else { break };
                         // A command is an array, which begins with a star.
                         let commands = asked[..bytes].iter().filter(|byte| **byte == b'*').count();
+                        sleep(time).await;
                         drop(stream.write_all("+PONG\r\n".repeat(commands).as_bytes()).await);
                     }
                 });
@@ -192,5 +246,18 @@ mod tests {
         hangs_up.store(0, SeqCst);
         while single.send(&ping()).await.is_err() {}
         assert_eq!(single.send(&ping()).await.unwrap().1, 2);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_only_slow_stays() {
+        let (single, came) = server_that_takes(Duration::from_millis(100), Arc::default()).await;
+        assert_eq!(single.send(&ping()).await.unwrap().1, 1);
+        for _ in 0..5 {
+            assert!(timeout(Duration::from_millis(20), single.send(&ping())).await.is_err());
+            // Whoever asks is done.
+            drop(single.0.asks.lock().await);
+        }
+        assert_eq!(single.send(&ping()).await.unwrap().1, 1);
+        assert_eq!(came.load(SeqCst), 1);
     }
 }

@@ -42,6 +42,8 @@
 //! which it asked then to the one at which it has its answer now: so it may be ahead of the server by two round trips, and behind
 //! it only where that clock was set meanwhile.
 //!
+//! **Where the memory is full** and nothing is evicted, nothing more is kept, and invalidations go on: `invalidate.lua` says how.
+//!
 //! It needs Redis 5 or later, and the right to run `EVAL` and `INFO`; in a Cluster `CLIENT GETNAME` and `CLIENT SETNAME`, too.
 
 use std::future::poll_fn;
