@@ -11,12 +11,14 @@
 //! noise of such a sample, and a short trace leaves time for a handful of steps. Here every miss can testify: what was
 //! turned away from the window, or evicted from the rest, leaves a ghost for as long as a tenth of the capacity more would
 //! have kept it. If it comes back meanwhile, that part should have been larger, and the window moves by the weight of
-//! the entry. Over 36 cells of real traces the mean hit ratio is 33.0 %; with the climb 31.6 % (32.5 % if it
+//! the entry. Over 36 cells of real traces the mean hit ratio was 33.0 %; with the climb 31.6 % (32.5 % if it
 //! samples only as many requests as the capacity), with the best fixed window 32.4 %.
 //!
 //! Three more departures, each measured: the sketch updates conservatively; for small caches it is larger than they
-//! call for; and a candidate's last arrival does not count in the comparison. If it did, a loop over more keys than fit
-//! would let each newcomer win against a resident whose count was just halved.
+//! call for; and a candidate's last arrival does not count in the comparison, once the sketch has aged. If it did, a loop
+//! over more keys than fit would let each newcomer win against a resident whose count was just halved. Before that it
+//! counts for one candidate in two: never, and a large cache passes by up to 3 points while it fills; always, and
+//! a loop turns a small one over.
 //!
 //! Weighted entries: a candidate must have been seen more often than all whom it would replace together (Einziger,
 //! Eytan, Friedman and Manes, "Lightweight Robust Size Aware Cache Management", 2021).
@@ -52,10 +54,10 @@ const MOST_COMPARED: usize = 128;
 const WARM: u32 = 6;
 
 /// Of what is written for a successor.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const PARAMETERS: &[ParameterSpec] = &[
-    ParameterSpec::number("window", "Share of the capacity that the window begins with", 0.05, 0.0, 1.0),
+    ParameterSpec::number("window", "Share of the capacity that the window begins with", 0.01, 0.0, 1.0),
     ParameterSpec::flag("adapt", "Whether the window changes with what comes back", true),
 ];
 
@@ -126,10 +128,11 @@ impl WTinyLfu {
         victims.push(slot);
     }
 
-    /// Whether the candidate was seen more often than all those that would have to go to free `excess`.
+    /// Whether the candidate was seen more often than all those that would have to go to free `excess`, before it came
+    /// this time or with it.
     fn admits(&mut self, candidate: Slot, excess: u64) -> bool {
-        // But for its last arrival, which is why it is here.
-        let uses = self.sketch.estimate(self.fingerprints.get(candidate)).saturating_sub(1);
+        let last = self.sketch.has_aged() || self.draw() & 1 == 0;
+        let uses = self.sketch.estimate(self.fingerprints.get(candidate)).saturating_sub(u32::from(last));
         let (mut freed, mut their_uses) = (0, 0);
         let lists = self.segments.lists();
         for victim in lists.iter(PROBATION).chain(lists.iter(PROTECTED)).take(MOST_COMPARED) {
@@ -340,11 +343,11 @@ mod tests {
     fn the_window_follows_the_evidence() {
         // Each key comes three times within 40 requests, and never again: only recency helps.
         let bursts = (0..20_000u64).map(|n| n / 3 + [0, 13, 26][n as usize % 3]);
-        let mut cache = Cache::<WTinyLfu>::of(100, bursts);
+        let mut cache = Cache::<WTinyLfu>::of(400, bursts);
         assert!(cache.policy.window > 20.0, "{}", cache.policy.window);
         // Twice as many keys as fit, over and over: only frequency helps.
-        cache.request_all((0..100).flat_map(|_| 1_000_000..1_000_200));
-        cache.request_all((0..30_000).map(|n| 2_000_000 + larder_guest::testkit::fingerprint(n) % 130));
+        cache.request_all((0..50).flat_map(|_| 1_000_000..1_000_800));
+        cache.request_all((0..60_000).map(|n| 2_000_000 + larder_guest::testkit::fingerprint(n) % 520));
         assert!(cache.policy.window < 20.0, "{}", cache.policy.window);
     }
 

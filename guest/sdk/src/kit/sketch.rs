@@ -31,6 +31,8 @@ pub struct Sketch {
     /// The next block to halve; as many as there are blocks when no halving is under way. One block is halved with each
     /// addition, so that no call pays for all of them.
     halving: usize,
+    /// Whether counts were ever halved.
+    aged: bool,
 }
 
 impl Default for Sketch {
@@ -45,7 +47,7 @@ impl Sketch {
 
     /// An empty sketch.
     pub fn new() -> Self {
-        Sketch { blocks: alloc::vec![Block([0; 8]); 1], residents: 0, additions: 0, halving: 1 }
+        Sketch { blocks: alloc::vec![Block([0; 8]); 1], residents: 0, additions: 0, halving: 1, aged: false }
     }
 
     /// Grows to serve so many residents.
@@ -94,7 +96,14 @@ impl Sketch {
         } else if self.additions >= self.period() {
             self.additions /= 2;
             self.halving = 0;
+            self.aged = true;
         }
+    }
+
+    /// Whether counts were halved since the beginning: until then none is less than the truth.
+    #[inline]
+    pub fn has_aged(&self) -> bool {
+        self.aged
     }
 
     /// Writes it down for a successor.
@@ -103,6 +112,7 @@ impl Sketch {
         memo.word(self.residents);
         memo.long(self.additions);
         memo.word(self.halving as u32);
+        memo.word(u32::from(self.aged));
         memo.word(self.blocks.len() as u32);
         memo.append_blocks(self.blocks.iter().map(|block| &block.0));
     }
@@ -111,7 +121,9 @@ impl Sketch {
     pub fn read(memo: &mut Recollection<'_>) -> Option<Self> {
         let residents = memo.word()?;
         let additions = memo.long()?;
-        let (halving, blocks) = (memo.word()? as usize, memo.word()? as usize);
+        let halving = memo.word()? as usize;
+        let aged = memo.word()? != 0;
+        let blocks = memo.word()? as usize;
         let words = memo.take(blocks.checked_mul(16)?)?;
         let needed = residents.div_ceil(Self::RESIDENTS_A_BLOCK).max(1) as usize;
         // As many as `make_room` makes: with fewer it would make them up at once.
@@ -125,7 +137,7 @@ impl Sketch {
             }
             block
         });
-        let mut sketch = Sketch { blocks: blocks.collect(), residents, additions: 0, halving };
+        let mut sketch = Sketch { blocks: blocks.collect(), residents, additions: 0, halving, aged };
         sketch.additions = additions.min(sketch.period());
         Some(sketch)
     }
@@ -233,8 +245,11 @@ mod tests {
     fn halves_every_count_a_block_at_a_time() {
         let mut sketch = Sketch::new();
         sketch.make_room(64);
-        (0..64).for_each(|key| sketch.add(folded(key), 10));
+        (0..63).for_each(|key| sketch.add(folded(key), 10));
+        assert!(!sketch.has_aged());
+        sketch.add(folded(63), 10);
         assert_eq!(sketch.halving, 0, "640 additions are ten a resident");
+        assert!(sketch.has_aged());
         let total = |sketch: &Sketch| (0..64).map(|key| sketch.estimate(folded(key))).sum::<u32>();
         let before = total(&sketch);
         for _ in 0..8 {
