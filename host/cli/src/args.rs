@@ -102,21 +102,21 @@ pub enum Policy {
     },
     /// Show what a module says of itself, what it exports and imports, its size and SHA-256
     Inspect {
-        /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-percent=5; `patterns`: the
-        /// built-in module of patterns, with what a rule may set
+        /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-share=0.05; `patterns`:
+        /// the built-in module of patterns, with what a rule may set
         #[arg(value_name = "FILE|NAME")]
         file: String,
         /// How to print
         #[arg(long, value_enum, default_value_t = ListFormat::Table)]
         format: ListFormat,
     },
-    /// Run the conformance suite on a module, and show the shortest history that it answers wrongly
+    /// Run the conformance suite on an eviction policy, and show the shortest history that it answers wrongly
     #[command(after_help = "\
 Examples:
   larder policy check target/wasm32-wasip2/release/my_policy.wasm
   larder policy check my_policy.wasm --histories 100000 --seed 7     # look harder, elsewhere")]
     Check {
-        /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-percent=5
+        /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-share=0.05
         #[arg(value_name = "FILE|NAME")]
         file: String,
         /// How many random histories to try
@@ -416,7 +416,7 @@ pub struct Replay {
     pub trace_columns: Option<Vec<String>>,
 
     /// Policies: names of built-ins (see `larder policy list`) or paths of modules; parameters after colons, such as
-    /// s3-fifo:small-percent=5
+    /// s3-fifo:small-share=0.05
     #[arg(short, long, value_name = "P", value_delimiter = ',', required = true)]
     pub policy: Vec<String>,
     /// Capacities in entries (1000, 10k), or shares of the trace's unique keys (0.1%, 10%)
@@ -500,6 +500,49 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    fn all_commands(command: &clap::Command, each: &mut impl FnMut(&clap::Command)) {
+        each(command);
+        command.get_subcommands().for_each(|command| all_commands(command, each));
+    }
+
+    #[test]
+    fn the_examples_are_command_lines() {
+        let mut examples = 0;
+        all_commands(&Cli::command(), &mut |command| {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in text.lines() {
+                let line = line.trim_start();
+                let line = line.split(" | ").find(|part| part.starts_with("larder ")).unwrap_or_default();
+                let words = line.split(' ').filter(|word| !word.is_empty());
+                let words: Vec<_> = words.take_while(|word| !["&&", ">", "#"].contains(word)).collect();
+                if !words.is_empty() {
+                    examples += 1;
+                    assert!(Cli::try_parse_from(&words).is_ok(), "{line}");
+                }
+            }
+        });
+        assert!(examples > 15, "{examples} examples were found");
+    }
+
+    #[test]
+    fn the_policies_in_the_help_take_their_parameters() {
+        let mut policies = 0;
+        all_commands(&Cli::command(), &mut |command| {
+            let text = command.clone().render_long_help().to_string();
+            for word in text.split([' ', '\n', ',', ';', '`']) {
+                let is_policy = word.split_once(':').is_some_and(|(name, rest)| {
+                    larder::Policy::builtins().any(|builtin| builtin == name) && rest.contains('=')
+                });
+                if is_policy {
+                    policies += 1;
+                    let loaded = word.parse::<larder::Policy>().and_then(|policy| policy.load());
+                    assert!(loaded.is_ok(), "{word}: {}", loaded.map(drop).unwrap_err());
+                }
+            }
+        });
+        assert!(policies >= 3, "{policies} policies with parameters were found");
     }
 
     #[test]

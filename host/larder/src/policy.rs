@@ -35,7 +35,13 @@ const MAX_FILE: u64 = 256 << 20;
 /// ```
 ///
 /// As text, a policy is a built-in's name or the path of a file, and then its parameters, each after a colon:
-/// `s3-fifo:small-percent=5`, `./my-policy.wasm:window=0.2:seeded=yes`.
+/// `s3-fifo:small-share=0.05`, `./my-policy.wasm:window=0.2:seeded=yes`.
+///
+/// ```
+/// let tuned: larder::Policy = "s3-fifo:small-share=0.05".parse()?;
+/// tuned.load()?;
+/// # Ok::<(), larder::PolicyError>(())
+/// ```
 #[derive(Clone)]
 pub struct Policy {
     source: Source,
@@ -758,10 +764,10 @@ mod tests {
 
     #[test]
     fn what_was_meant() {
-        let known: Vec<_> = ["lru", "s3-fifo", "small-percent"].map(String::from).into();
+        let known: Vec<_> = ["lru", "s3-fifo", "small-share"].map(String::from).into();
         assert_eq!(nearest("LRU", &known).as_deref(), Some("lru"));
         assert_eq!(nearest("s3fifo", &known).as_deref(), Some("s3-fifo"));
-        assert_eq!(nearest("smal-precent", &known).as_deref(), Some("small-percent"));
+        assert_eq!(nearest("smal-sahre", &known).as_deref(), Some("small-share"));
         assert_eq!(nearest("window", &known), None);
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("", "abc"), 3);
