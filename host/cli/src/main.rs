@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use indicatif::ProgressBar;
-use larder::PolicyError;
+use larder::{PolicyError, Role};
 use larder_cli::args::{Cli, Command, ListFormat, Policy, Replay, exit};
 use larder_cli::demo;
 use larder_cli::modules::{self, Card};
@@ -191,7 +191,15 @@ fn remark(outcome: &Outcome) {
 }
 
 fn check(file: &str, histories: u64, seed: u64) -> anyhow::Result<u8> {
-    let module = named(file)?.policy.load()?;
+    let module = match named(file).and_then(|named| named.policy.load()) {
+        Err(error @ PolicyError::OtherRole { role: Role::Patterns, .. }) => {
+            return Err(error).context(
+                "`larder policy check` checks eviction policies alone; the suite for modules of patterns runs natively, by \
+                 `cargo test` in the module's crate: larder_guest::testkit::patterns::check",
+            );
+        }
+        loaded => loaded?,
+    };
     let (name, version) = (module.name(), &module.description().version);
     let bar = if io::stderr().is_terminal() { ProgressBar::new(histories) } else { ProgressBar::hidden() };
     let verdict = modules::check(&module, seed..seed.saturating_add(histories), &bar);

@@ -75,6 +75,16 @@ fn a_builtin_keeps_the_contract() {
     }
 }
 
+#[test]
+fn a_module_of_patterns_is_told_what_checks_it() {
+    let output = larder("policy check patterns", &scratch("check-patterns"));
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output.stdout));
+    for part in ["built-in `patterns`", "it is a module of patterns", "larder_guest::testkit::patterns::check"] {
+        assert!(text(&output.stderr).contains(part), "{part}: {}", text(&output.stderr));
+    }
+    assert!(!text(&output.stderr).contains("build it against"), "{}", text(&output.stderr));
+}
+
 /// Each breaks another clause; the report names it, shows a short history, and how to see it again.
 #[test]
 fn what_breaks_the_contract_is_shown() {

@@ -279,6 +279,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 fn unknown(name: &str) -> PolicyError {
+    if BUILTIN_PATTERNS.iter().any(|(known, _)| *known == name) {
+        return PolicyError::OtherRole { place: format!("built-in `{name}`"), role: Role::Patterns };
+    }
     let known: Vec<_> = BUILTINS.iter().map(|(name, _)| name.to_string()).collect();
     PolicyError::Unknown { name: name.into(), nearest: nearest(name, &known), known }
 }
@@ -626,6 +629,14 @@ pub enum PolicyError {
         /// What is missing or different.
         problem: String,
     },
+    /// It is whole, but of another role than the one that it was to play.
+    #[error("{place}: {}", misplaced(*role))]
+    OtherRole {
+        /// Where the module came from.
+        place: String,
+        /// The role that it has.
+        role: Role,
+    },
     /// It imports what no host gives.
     #[error("{place}: the module imports {}; a policy needs no imports, and is given none but an empty WASI 0.2", imports.join(", "))]
     Import {
@@ -694,6 +705,19 @@ pub enum PolicyError {
         /// What wasmtime says.
         message: String,
     },
+}
+
+fn misplaced(role: Role) -> &'static str {
+    match role {
+        Role::Eviction => {
+            "it is an eviction policy, and no module of patterns: give it where a policy is named (`Policy::file`, \
+             `policy` in a configuration, `--policy`)"
+        }
+        Role::Patterns => {
+            "it is a module of patterns, and no eviction policy: give it where patterns are named (`Patterns::file`, \
+             `patterns` in a configuration, `larder demo --patterns`)"
+        }
+    }
 }
 
 fn meant(nearest: &Option<String>) -> String {

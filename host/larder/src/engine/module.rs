@@ -13,7 +13,7 @@ use super::{
     generated::{EvictionModulePre, exports::larder::policy::about},
     instance::Running,
     limits::State,
-    wasi,
+    steps, wasi,
 };
 use crate::policy::{Description, ParameterSpec, PolicyError, Role, Value};
 
@@ -260,6 +260,12 @@ fn check_world(place: &str, component: &Component, interfaces: &[&str]) -> Resul
         })
         .map(|(name, _)| format!("`{name}`"))
         .collect();
+    // The module of another role is whole, and only in the wrong place.
+    let others = [(INTERFACES, Role::Eviction), (steps::INTERFACES, Role::Patterns)];
+    let plays = |other: &[&str]| other.iter().all(|interface| component.get_export_index(None, interface).is_some());
+    if let Some((_, role)) = others.into_iter().find(|(other, _)| plays(other)) {
+        return Err(PolicyError::OtherRole { place: place.into(), role });
+    }
     let (name, version) = missing.split_once('@').unwrap_or((missing, ""));
     let other = exports.iter().find(|export| export.starts_with(&format!("`{name}@")));
     let problem = match other {
