@@ -194,8 +194,8 @@ fn check(file: &str, histories: u64, seed: u64) -> anyhow::Result<u8> {
     let module = match named(file).and_then(|named| named.policy.load()) {
         Err(error @ PolicyError::OtherRole { role: Role::Patterns, .. }) => {
             return Err(error).context(
-                "`larder policy check` checks eviction policies alone; the suite for modules of patterns runs natively, by \
-                 `cargo test` in the module's crate: larder_guest::testkit::patterns::check",
+                "`larder policy check` is for eviction policies; `cargo test` in its own crate checks a module of \
+                 patterns, by larder_guest::testkit::patterns::check",
             );
         }
         loaded => loaded?,

@@ -4,7 +4,14 @@
 //! A [`Policy`] only says what is wanted, and costs nothing. [`Policy::load`] finds, checks and compiles it; the
 //! [`Module`] that comes back says what it is and what parameters it takes, and is what a cache runs.
 
-use std::{fmt, fs, io, io::Read, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt, fs, io,
+    io::Read,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -574,7 +581,10 @@ impl From<String> for Value {
 #[non_exhaustive]
 pub enum PolicyError {
     /// There is no built-in policy of this name.
-    #[error("no policy is called `{name}`{}; there are {}; a file is named by a path, such as ./{name}.wasm", meant(nearest), known.join(", "))]
+    #[error(
+        "no policy is called `{name}`{}; there are {}; a file is named by its path, such as ./{}.wasm",
+        meant(nearest), known.join(", "), file_of(name)
+    )]
     Unknown {
         /// What was asked for.
         name: String,
@@ -584,7 +594,7 @@ pub enum PolicyError {
         known: Vec<String>,
     },
     /// The file cannot be read.
-    #[error("{}: the module cannot be read: {source}", path.display())]
+    #[error("{}: the module cannot be read: {source}; {}", path.display(), read_instead(path, source))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -612,7 +622,10 @@ pub enum PolicyError {
         at: usize,
     },
     /// It is no valid component, or uses a feature that policies may not.
-    #[error("{place}: the component is not valid: {message}")]
+    #[error(
+        "{place}: the component is not valid: {message}; copy or build it again, for wasm32-wasip2 and without \
+         threads or relaxed SIMD"
+    )]
     Invalid {
         /// Where the module came from.
         place: String,
@@ -705,6 +718,23 @@ pub enum PolicyError {
         /// What wasmtime says.
         message: String,
     },
+}
+
+/// An example of a path, after what was asked for where that can name a file.
+fn file_of(name: &str) -> &str {
+    let is_name = name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    if is_name { name } else { "my_policy" }
+}
+
+/// What to do about a file that cannot be read.
+fn read_instead(path: &Path, source: &io::Error) -> &'static str {
+    match source.kind() {
+        _ if path.is_dir() => "name the module in it: a file, such as target/wasm32-wasip2/release/my_policy.wasm",
+        io::ErrorKind::NotFound => "check the path",
+        io::ErrorKind::FileTooLarge => "name a component: a file that `cargo build --target wasm32-wasip2` makes",
+        _ => "check that this user may read it",
+    }
 }
 
 fn misplaced(role: Role) -> &'static str {
