@@ -20,7 +20,8 @@ Exit codes:
   2  the command line is wrong
   3  a trace cannot be read, is truncated or malformed
   4  a policy is unknown, its parameters are wrong, or its file is no module that can be used
-  5  `replay` ran to its end and printed its results, but had to stop a policy (a trap, a deadline, memory)";
+  5  `replay` ran to its end and printed its results, but had to stop a policy or the shadow (a trap, a deadline,
+     memory)";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,7 +44,7 @@ pub mod exit {
     pub const TRACE: u8 = 3;
     /// A policy cannot be used.
     pub const POLICY: u8 = 4;
-    /// A policy was stopped during a replay.
+    /// A policy or a shadow was stopped during a replay.
     pub const STOPPED: u8 = 5;
 }
 
@@ -102,8 +103,8 @@ pub enum Policy {
     },
     /// Show what a module says of itself, what it exports and imports, its size and SHA-256
     Inspect {
-        /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-share=0.05; `patterns`:
-        /// the built-in module of patterns, with what a rule may set
+        /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-share=0.05;
+        /// `patterns`: the built-in module of patterns, with what a rule may set
         #[arg(value_name = "FILE|NAME")]
         file: String,
         /// How to print
@@ -426,11 +427,11 @@ pub struct Replay {
     #[arg(long, value_name = "N|N%", value_delimiter = ',', conflicts_with_all = ["capacity", "opt"])]
     pub capacity_bytes: Vec<Capacity>,
 
-    /// Threads that ask; each takes the next 256 requests of the trace as soon as it is free. Only one thread gives the
-    /// same figures each time
-    #[arg(short, long, value_name = "N", default_value = "1")]
+    /// Threads that ask, 1024 at most; each takes the next 256 requests of the trace as soon as it is free. Only one
+    /// thread gives the same figures each time
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = threads)]
     pub threads: NonZeroUsize,
-    /// Shards of the cache [default: the library's, by capacity]
+    /// Shards of the cache: a power of two, another number is rounded up to one [default: the library's, by capacity]
     #[arg(long, value_name = "N")]
     pub shards: Option<NonZeroUsize>,
     /// One shard and batches of one: what a simulator of the policy does, to the request
@@ -451,9 +452,15 @@ pub struct Replay {
     /// How to print the results
     #[arg(long, value_enum, default_value_t = output::Format::Table)]
     pub format: output::Format,
-    /// Draw the hit ratio against the capacity
+    /// Draw the hit ratio against the capacity into this file
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
+}
+
+/// More threads than any machine has cores would only wait for each other, and not all of them can be started.
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let threads = text.parse().ok().filter(|threads: &NonZeroUsize| threads.get() <= 1024);
+    threads.ok_or_else(|| "give a number from 1 to 1024; as many as there are cores ask fastest".into())
 }
 
 /// A swap of policies during a replay.
@@ -573,6 +580,8 @@ mod tests {
             "a --policy lru --capacity-bytes 1 --opt",
             "a --policy lru --capacity 1 --exact --shards 2",
             "a --policy lru --capacity 1 --threads 0",
+            "a --policy lru --capacity 1 --threads 1025",
+            "a --policy lru --capacity 1 --threads 100000",
             "a --policy lru --capacity 1 --swap sieve",
             "a --policy lru --capacity 1 --swap 100%=sieve",
             "a --policy lru --capacity 1 --swap nan%=sieve",

@@ -1,7 +1,7 @@
 //! The `larder` command.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -47,7 +47,7 @@ fn code(error: &anyhow::Error) -> u8 {
         Some(ReplayError::Trace(_)) => exit::TRACE,
         Some(ReplayError::Policy(_) | ReplayError::Swap(_) | ReplayError::Shadow(_)) => exit::POLICY,
         Some(ReplayError::Shape(_) | ReplayError::NeverReached { .. } | ReplayError::TooLong(_)) => exit::USAGE,
-        Some(ReplayError::Changed(_)) | None => exit::FAILURE,
+        Some(ReplayError::Threads { .. } | ReplayError::Changed(_)) | None => exit::FAILURE,
     }
 }
 
@@ -113,6 +113,10 @@ fn named(text: &str) -> Result<Named, PolicyError> {
 }
 
 fn replay_traces(args: Replay) -> anyhow::Result<u8> {
+    let no_plot = |path: &Path| format!("cannot write the plot to {}; choose another --plot", path.display());
+    if let Some(path) = &args.plot {
+        output::can_be_written(path).with_context(|| no_plot(path))?;
+    }
     let options = trace::Options { format: args.trace_format, columns: args.trace_columns };
     let files = args.traces.into_iter().map(|path| Source::File(path, options.clone()));
     let (unit, capacities) = match args.capacity_bytes.is_empty() {
@@ -138,13 +142,17 @@ fn replay_traces(args: Replay) -> anyhow::Result<u8> {
     let outcomes = replay::replay(&plan, io::stderr().is_terminal())?;
     let runs: Vec<_> = outcomes.iter().map(|outcome| outcome.run.clone()).collect();
     output::write(&runs, args.format, &mut io::stdout().lock())?;
+    if let (Some(asked), Some(run)) = (args.shards, runs.first())
+        && asked.get() as u64 != run.shards
+    {
+        eprintln!("--shards {asked} was rounded up to {}: the shards of a cache are a power of two", run.shards);
+    }
     outcomes.iter().for_each(remark);
     if let Some(path) = args.plot {
         let unit = if plan.unit == Unit::Bytes { "bytes" } else { "entries" };
-        std::fs::write(&path, plot::svg(&runs, unit))
-            .with_context(|| format!("cannot write the plot to {}; choose another --plot", path.display()))?;
+        std::fs::write(&path, plot::svg(&runs, unit)).with_context(|| no_plot(&path))?;
     }
-    match outcomes.iter().any(|outcome| outcome.traps > 0) {
+    match outcomes.iter().any(Outcome::has_stopped) {
         true => Ok(exit::STOPPED),
         false => Ok(exit::SUCCESS),
     }
@@ -183,10 +191,12 @@ fn remark(outcome: &Outcome) {
     }
     if run.faults > 0 {
         let (faults, traps) = (output::grouped(run.faults), outcome.traps);
-        let ending = if traps > 0 { "; the cache went on without it" } else { "" };
+        let ending = if traps > 0 { "; the cache went on without the policy" } else { "" };
         eprintln!("{which}: {faults} faults, {traps} of them fatal{ending}");
         outcome.faults.iter().take(3).for_each(|fault| eprintln!("  {fault}"));
-        eprintln!("  `larder policy check {}` finds out what it does wrong", run.policy);
+    }
+    for policy in &outcome.faulty {
+        eprintln!("  `larder policy check {policy}` finds out what it does wrong");
     }
 }
 

@@ -121,6 +121,32 @@ fn what_breaks_the_contract_is_shown() {
 }
 
 #[test]
+fn a_shadow_that_was_stopped_is_a_policy_that_was_stopped() {
+    let directory = scratch("stopped-shadow");
+    fs::write(directory.join("trap.wasm"), Guest { advance: TRAP, ..Guest::default() }.build()).expect("write");
+    let common = "replay --synthetic loop:100:1000 --policy lru --capacity 100 --shadow";
+    let output = larder(&format!("{common} ./trap.wasm"), &directory);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("it was ended: it trapped") && said.contains("`larder policy check ./trap.wasm`"), "{said}");
+    assert_eq!(larder(&format!("{common} fifo"), &directory).status.code(), Some(0));
+}
+
+/// Not the one that the run began with.
+#[test]
+fn after_a_swap_the_advice_is_for_the_policy_that_failed() {
+    let directory = scratch("stopped-swapped");
+    // The whole trace is one portion and one batch a request: it takes over, and traps with the next arrival.
+    let trap = Guest { advance: TRAP, ..Guest::default() };
+    fs::write(directory.join("trap.wasm"), trap.build()).expect("write");
+    let words = "replay --synthetic loop:100:200 --policy lru --capacity 100 --swap 50=./trap.wasm";
+    let output = larder(words, &directory);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("`larder policy check ./trap.wasm`") && !said.contains("policy check lru"), "{said}");
+}
+
+#[test]
 fn a_replay_outlives_its_policy_and_says_so() {
     let directory = scratch("stopped");
     fs::write(directory.join("trap.wasm"), Guest { advance: TRAP, ..Guest::default() }.build()).expect("write");
