@@ -4,8 +4,10 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use larder::tiered::WriteId;
+use larder_guest::testkit::Suite;
 
 use crate::capacity::Capacity;
 use crate::demo::controls::Cue;
@@ -47,6 +49,11 @@ pub mod exit {
     /// A policy or a shadow was stopped during a replay.
     pub const STOPPED: u8 = 5;
 }
+
+/// Words of the command line that do not go together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
 
 /// Caching policies as WebAssembly components: compare them on traces, and write, inspect and check your own.
 #[derive(Debug, Parser)]
@@ -115,16 +122,26 @@ pub enum Policy {
     #[command(after_help = "\
 Examples:
   larder policy check target/wasm32-wasip2/release/my_policy.wasm
-  larder policy check my_policy.wasm --histories 100000 --seed 7     # look harder, elsewhere")]
+  larder policy check my_policy.wasm --histories 100000 --seed 7     # look harder, elsewhere
+  larder policy check my_policy.wasm --histories 50 --events 20000   # in larger caches, for longer")]
     Check {
         /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-share=0.05
         #[arg(value_name = "FILE|NAME")]
         file: String,
         /// How many random histories to try
-        #[arg(long, default_value_t = 1000)]
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
         histories: u64,
+        /// About how many events each has, from 1 to 100000; every sixteenth has ten times as many. Long ones fill
+        /// larger caches
+        #[arg(
+            long,
+            value_name = "N",
+            default_value_t = Suite::default().events,
+            value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000)
+        )]
+        events: usize,
         /// Where the random histories begin; a violation names the seed that shows it again
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, value_name = "N", default_value_t = 0)]
         seed: u64,
     },
     /// Write a crate for a new policy: it builds with `cargo build --release --target wasm32-wasip2`

@@ -6,9 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
-use indicatif::ProgressBar;
 use larder::{PolicyError, Role};
-use larder_cli::args::{Cli, Command, ListFormat, Policy, Replay, exit};
+use larder_cli::args::{Cli, Command, ListFormat, Policy, Replay, Usage, exit};
 use larder_cli::demo;
 use larder_cli::modules::{self, Card};
 use larder_cli::operate;
@@ -17,6 +16,7 @@ use larder_cli::plot;
 use larder_cli::replay::{self, Named, Outcome, Plan, ReplayError, Source, Unit};
 use larder_cli::scaffold::{self, ScaffoldError};
 use larder_cli::trace;
+use larder_guest::testkit::Suite;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -37,6 +37,9 @@ fn main() -> ExitCode {
 fn code(error: &anyhow::Error) -> u8 {
     if error.is::<PolicyError>() {
         return exit::POLICY;
+    }
+    if error.is::<Usage>() {
+        return exit::USAGE;
     }
     match error.downcast_ref() {
         Some(ScaffoldError::Name(_) | ScaffoldError::NotTheSdk(_)) => return exit::USAGE,
@@ -77,7 +80,15 @@ fn run(command: Command) -> anyhow::Result<u8> {
             }
             Ok(exit::SUCCESS)
         }
-        Command::Policy(Policy::Check { file, histories, seed }) => check(&file, histories, seed),
+        Command::Policy(Policy::Check { file, histories, events, seed }) => {
+            let end = seed.checked_add(histories).ok_or_else(|| {
+                let most = u64::MAX - histories;
+                Usage(format!(
+                    "there are not {histories} histories from --seed {seed} on: choose one of at most {most}"
+                ))
+            })?;
+            check(&file, &Suite { seeds: seed..end, events, ..Suite::default() })
+        }
         Command::Policy(Policy::New { name, path, sdk }) => {
             let path = path.unwrap_or_else(|| PathBuf::from(&name));
             scaffold::write(&name, &path, sdk.as_deref())?;
@@ -200,7 +211,7 @@ fn remark(outcome: &Outcome) {
     }
 }
 
-fn check(file: &str, histories: u64, seed: u64) -> anyhow::Result<u8> {
+fn check(file: &str, suite: &Suite) -> anyhow::Result<u8> {
     let module = match named(file).and_then(|named| named.policy.load()) {
         Err(error @ PolicyError::OtherRole { role: Role::Patterns, .. }) => {
             return Err(error).context(
@@ -211,8 +222,8 @@ fn check(file: &str, histories: u64, seed: u64) -> anyhow::Result<u8> {
         loaded => loaded?,
     };
     let (name, version) = (module.name(), &module.description().version);
-    let bar = if io::stderr().is_terminal() { ProgressBar::new(histories) } else { ProgressBar::hidden() };
-    let verdict = modules::check(&module, seed..seed.saturating_add(histories), &bar);
+    let bar = replay::bar(io::stderr().is_terminal(), suite.seeds.end - suite.seeds.start, name.into());
+    let verdict = modules::check(&module, suite, &bar, |words| bar.suspend(|| eprintln!("{words}")));
     bar.finish_and_clear();
     let mut out = io::stdout();
     match verdict {
@@ -227,7 +238,11 @@ fn check(file: &str, histories: u64, seed: u64) -> anyhow::Result<u8> {
         }
         Err(violation) => {
             writeln!(out, "{name} {version} breaks the contract\n{violation}")?;
-            writeln!(out, "again: larder policy check {file} --seed {} --histories 1", violation.seed)?;
+            let events = match suite.events == Suite::default().events {
+                true => String::new(),
+                false => format!(" --events {}", suite.events),
+            };
+            writeln!(out, "again: larder policy check {file} --seed {} --histories 1{events}", violation.seed)?;
             Ok(exit::FAILURE)
         }
     }
