@@ -4,8 +4,10 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use larder::tiered::WriteId;
+use larder_guest::testkit::Suite;
 
 use crate::capacity::Capacity;
 use crate::demo::controls::Cue;
@@ -20,7 +22,8 @@ Exit codes:
   2  the command line is wrong
   3  a trace cannot be read, is truncated or malformed
   4  a policy is unknown, its parameters are wrong, or its file is no module that can be used
-  5  `replay` ran to its end and printed its results, but had to stop a policy (a trap, a deadline, memory)";
+  5  `replay` ran to its end and printed its results, but had to stop a policy or the shadow (a trap, a deadline,
+     memory)";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,9 +46,14 @@ pub mod exit {
     pub const TRACE: u8 = 3;
     /// A policy cannot be used.
     pub const POLICY: u8 = 4;
-    /// A policy was stopped during a replay.
+    /// A policy or a shadow was stopped during a replay.
     pub const STOPPED: u8 = 5;
 }
+
+/// Words of the command line that do not go together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
 
 /// Caching policies as WebAssembly components: compare them on traces, and write, inspect and check your own.
 #[derive(Debug, Parser)]
@@ -102,28 +110,38 @@ pub enum Policy {
     },
     /// Show what a module says of itself, what it exports and imports, its size and SHA-256
     Inspect {
-        /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-percent=5; `patterns`: the
-        /// built-in module of patterns, with what a rule may set
+        /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-share=0.05;
+        /// `patterns`: the built-in module of patterns, with what a rule may set
         #[arg(value_name = "FILE|NAME")]
         file: String,
         /// How to print
         #[arg(long, value_enum, default_value_t = ListFormat::Table)]
         format: ListFormat,
     },
-    /// Run the conformance suite on a module, and show the shortest history that it answers wrongly
+    /// Run the conformance suite on an eviction policy, and show the shortest history that it answers wrongly
     #[command(after_help = "\
 Examples:
   larder policy check target/wasm32-wasip2/release/my_policy.wasm
-  larder policy check my_policy.wasm --histories 100000 --seed 7     # look harder, elsewhere")]
+  larder policy check my_policy.wasm --histories 100000 --seed 7     # look harder, elsewhere
+  larder policy check my_policy.wasm --histories 50 --events 20000   # in larger caches, for longer")]
     Check {
-        /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-percent=5
+        /// A component (.wasm) or the name of a built-in; parameters after colons: s3-fifo:small-share=0.05
         #[arg(value_name = "FILE|NAME")]
         file: String,
         /// How many random histories to try
-        #[arg(long, default_value_t = 1000)]
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
         histories: u64,
+        /// About how many events each has, from 1 to 100000; every sixteenth has ten times as many. Long ones fill
+        /// larger caches
+        #[arg(
+            long,
+            value_name = "N",
+            default_value_t = Suite::default().events,
+            value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000)
+        )]
+        events: usize,
         /// Where the random histories begin; a violation names the seed that shows it again
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, value_name = "N", default_value_t = 0)]
         seed: u64,
     },
     /// Write a crate for a new policy: it builds with `cargo build --release --target wasm32-wasip2`
@@ -416,7 +434,7 @@ pub struct Replay {
     pub trace_columns: Option<Vec<String>>,
 
     /// Policies: names of built-ins (see `larder policy list`) or paths of modules; parameters after colons, such as
-    /// s3-fifo:small-percent=5
+    /// s3-fifo:small-share=0.05
     #[arg(short, long, value_name = "P", value_delimiter = ',', required = true)]
     pub policy: Vec<String>,
     /// Capacities in entries (1000, 10k), or shares of the trace's unique keys (0.1%, 10%)
@@ -426,11 +444,11 @@ pub struct Replay {
     #[arg(long, value_name = "N|N%", value_delimiter = ',', conflicts_with_all = ["capacity", "opt"])]
     pub capacity_bytes: Vec<Capacity>,
 
-    /// Threads that ask; each takes the next 256 requests of the trace as soon as it is free. Only one thread gives the
-    /// same figures each time
-    #[arg(short, long, value_name = "N", default_value = "1")]
+    /// Threads that ask, 1024 at most; each takes the next 256 requests of the trace as soon as it is free. Only one
+    /// thread gives the same figures each time
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = threads)]
     pub threads: NonZeroUsize,
-    /// Shards of the cache [default: the library's, by capacity]
+    /// Shards of the cache: a power of two, another number is rounded up to one [default: the library's, by capacity]
     #[arg(long, value_name = "N")]
     pub shards: Option<NonZeroUsize>,
     /// One shard and batches of one: what a simulator of the policy does, to the request
@@ -451,9 +469,15 @@ pub struct Replay {
     /// How to print the results
     #[arg(long, value_enum, default_value_t = output::Format::Table)]
     pub format: output::Format,
-    /// Draw the hit ratio against the capacity
+    /// Draw the hit ratio against the capacity into this file
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
+}
+
+/// More threads than any machine has cores would only wait for each other, and not all of them can be started.
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let threads = text.parse().ok().filter(|threads: &NonZeroUsize| threads.get() <= 1024);
+    threads.ok_or_else(|| "give a number from 1 to 1024; as many as there are cores ask fastest".into())
 }
 
 /// A swap of policies during a replay.
@@ -502,6 +526,49 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    fn all_commands(command: &clap::Command, each: &mut impl FnMut(&clap::Command)) {
+        each(command);
+        command.get_subcommands().for_each(|command| all_commands(command, each));
+    }
+
+    #[test]
+    fn the_examples_are_command_lines() {
+        let mut examples = 0;
+        all_commands(&Cli::command(), &mut |command| {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in text.lines() {
+                let line = line.trim_start();
+                let line = line.split(" | ").find(|part| part.starts_with("larder ")).unwrap_or_default();
+                let words = line.split(' ').filter(|word| !word.is_empty());
+                let words: Vec<_> = words.take_while(|word| !["&&", ">", "#"].contains(word)).collect();
+                if !words.is_empty() {
+                    examples += 1;
+                    assert!(Cli::try_parse_from(&words).is_ok(), "{line}");
+                }
+            }
+        });
+        assert!(examples > 15, "{examples} examples were found");
+    }
+
+    #[test]
+    fn the_policies_in_the_help_take_their_parameters() {
+        let mut policies = 0;
+        all_commands(&Cli::command(), &mut |command| {
+            let text = command.clone().render_long_help().to_string();
+            for word in text.split([' ', '\n', ',', ';', '`']) {
+                let is_policy = word.split_once(':').is_some_and(|(name, rest)| {
+                    larder::Policy::builtins().any(|builtin| builtin == name) && rest.contains('=')
+                });
+                if is_policy {
+                    policies += 1;
+                    let loaded = word.parse::<larder::Policy>().and_then(|policy| policy.load());
+                    assert!(loaded.is_ok(), "{word}: {}", loaded.map(drop).unwrap_err());
+                }
+            }
+        });
+        assert!(policies >= 3, "{policies} policies with parameters were found");
+    }
+
     #[test]
     fn the_whole_of_replay() {
         let all = replay(
@@ -530,6 +597,8 @@ mod tests {
             "a --policy lru --capacity-bytes 1 --opt",
             "a --policy lru --capacity 1 --exact --shards 2",
             "a --policy lru --capacity 1 --threads 0",
+            "a --policy lru --capacity 1 --threads 1025",
+            "a --policy lru --capacity 1 --threads 100000",
             "a --policy lru --capacity 1 --swap sieve",
             "a --policy lru --capacity 1 --swap 100%=sieve",
             "a --policy lru --capacity 1 --swap nan%=sieve",

@@ -35,6 +35,7 @@ use larder::{Patterns, Policy};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::args::{Demo, ListFormat, exit};
+use crate::output;
 use books::Books;
 use controls::{Action, Controls, Cue, TOUR};
 use database::Database;
@@ -63,7 +64,7 @@ async fn open(mut args: Demo) -> anyhow::Result<u8> {
         return clean(&args).await;
     }
     if let Some(path) = &args.record {
-        can_be_written(path)?;
+        output::can_be_written(path).with_context(|| cannot_write(path))?;
     }
     let live = io::stdout().is_terminal() && !args.plain && args.record.is_none() && args.format == ListFormat::Table;
     let seconds = args.seconds.or((!live).then_some(SECONDS)).map(Duration::from_secs);
@@ -133,16 +134,6 @@ async fn open(mut args: Demo) -> anyhow::Result<u8> {
 
 fn cannot_write(path: &Path) -> String {
     format!("cannot write the picture to {}; choose another --record", path.display())
-}
-
-/// Better known now than after the run. What is there stays as it is.
-fn can_be_written(path: &Path) -> anyhow::Result<()> {
-    let was_there = path.exists();
-    std::fs::File::options().append(true).create(true).open(path).with_context(|| cannot_write(path))?;
-    if !was_there {
-        std::fs::remove_file(path).with_context(|| cannot_write(path))?;
-    }
-    Ok(())
 }
 
 /// The database, and the stores of each process.

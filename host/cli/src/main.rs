@@ -1,14 +1,13 @@
 //! The `larder` command.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
-use indicatif::ProgressBar;
-use larder::PolicyError;
-use larder_cli::args::{Cli, Command, ListFormat, Policy, Replay, exit};
+use larder::{PolicyError, Role};
+use larder_cli::args::{Cli, Command, ListFormat, Policy, Replay, Usage, exit};
 use larder_cli::demo;
 use larder_cli::modules::{self, Card};
 use larder_cli::operate;
@@ -17,6 +16,7 @@ use larder_cli::plot;
 use larder_cli::replay::{self, Named, Outcome, Plan, ReplayError, Source, Unit};
 use larder_cli::scaffold::{self, ScaffoldError};
 use larder_cli::trace;
+use larder_guest::testkit::Suite;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -38,6 +38,9 @@ fn code(error: &anyhow::Error) -> u8 {
     if error.is::<PolicyError>() {
         return exit::POLICY;
     }
+    if error.is::<Usage>() {
+        return exit::USAGE;
+    }
     match error.downcast_ref() {
         Some(ScaffoldError::Name(_) | ScaffoldError::NotTheSdk(_)) => return exit::USAGE,
         Some(_) => return exit::FAILURE,
@@ -47,7 +50,7 @@ fn code(error: &anyhow::Error) -> u8 {
         Some(ReplayError::Trace(_)) => exit::TRACE,
         Some(ReplayError::Policy(_) | ReplayError::Swap(_) | ReplayError::Shadow(_)) => exit::POLICY,
         Some(ReplayError::Shape(_) | ReplayError::NeverReached { .. } | ReplayError::TooLong(_)) => exit::USAGE,
-        Some(ReplayError::Changed(_)) | None => exit::FAILURE,
+        Some(ReplayError::Threads { .. } | ReplayError::Changed(_)) | None => exit::FAILURE,
     }
 }
 
@@ -77,7 +80,15 @@ fn run(command: Command) -> anyhow::Result<u8> {
             }
             Ok(exit::SUCCESS)
         }
-        Command::Policy(Policy::Check { file, histories, seed }) => check(&file, histories, seed),
+        Command::Policy(Policy::Check { file, histories, events, seed }) => {
+            let end = seed.checked_add(histories).ok_or_else(|| {
+                let most = u64::MAX - histories;
+                Usage(format!(
+                    "there are not {histories} histories from --seed {seed} on: choose one of at most {most}"
+                ))
+            })?;
+            check(&file, &Suite { seeds: seed..end, events, ..Suite::default() })
+        }
         Command::Policy(Policy::New { name, path, sdk }) => {
             let path = path.unwrap_or_else(|| PathBuf::from(&name));
             scaffold::write(&name, &path, sdk.as_deref())?;
@@ -113,6 +124,10 @@ fn named(text: &str) -> Result<Named, PolicyError> {
 }
 
 fn replay_traces(args: Replay) -> anyhow::Result<u8> {
+    let no_plot = |path: &Path| format!("cannot write the plot to {}; choose another --plot", path.display());
+    if let Some(path) = &args.plot {
+        output::can_be_written(path).with_context(|| no_plot(path))?;
+    }
     let options = trace::Options { format: args.trace_format, columns: args.trace_columns };
     let files = args.traces.into_iter().map(|path| Source::File(path, options.clone()));
     let (unit, capacities) = match args.capacity_bytes.is_empty() {
@@ -138,13 +153,17 @@ fn replay_traces(args: Replay) -> anyhow::Result<u8> {
     let outcomes = replay::replay(&plan, io::stderr().is_terminal())?;
     let runs: Vec<_> = outcomes.iter().map(|outcome| outcome.run.clone()).collect();
     output::write(&runs, args.format, &mut io::stdout().lock())?;
+    if let (Some(asked), Some(run)) = (args.shards, runs.first())
+        && asked.get() as u64 != run.shards
+    {
+        eprintln!("--shards {asked} was rounded up to {}: the shards of a cache are a power of two", run.shards);
+    }
     outcomes.iter().for_each(remark);
     if let Some(path) = args.plot {
         let unit = if plan.unit == Unit::Bytes { "bytes" } else { "entries" };
-        std::fs::write(&path, plot::svg(&runs, unit))
-            .with_context(|| format!("cannot write the plot to {}; choose another --plot", path.display()))?;
+        std::fs::write(&path, plot::svg(&runs, unit)).with_context(|| no_plot(&path))?;
     }
-    match outcomes.iter().any(|outcome| outcome.traps > 0) {
+    match outcomes.iter().any(Outcome::has_stopped) {
         true => Ok(exit::STOPPED),
         false => Ok(exit::SUCCESS),
     }
@@ -183,18 +202,28 @@ fn remark(outcome: &Outcome) {
     }
     if run.faults > 0 {
         let (faults, traps) = (output::grouped(run.faults), outcome.traps);
-        let ending = if traps > 0 { "; the cache went on without it" } else { "" };
+        let ending = if traps > 0 { "; the cache went on without the policy" } else { "" };
         eprintln!("{which}: {faults} faults, {traps} of them fatal{ending}");
         outcome.faults.iter().take(3).for_each(|fault| eprintln!("  {fault}"));
-        eprintln!("  `larder policy check {}` finds out what it does wrong", run.policy);
+    }
+    for policy in &outcome.faulty {
+        eprintln!("  `larder policy check {policy}` finds out what it does wrong");
     }
 }
 
-fn check(file: &str, histories: u64, seed: u64) -> anyhow::Result<u8> {
-    let module = named(file)?.policy.load()?;
+fn check(file: &str, suite: &Suite) -> anyhow::Result<u8> {
+    let module = match named(file).and_then(|named| named.policy.load()) {
+        Err(error @ PolicyError::OtherRole { role: Role::Patterns, .. }) => {
+            return Err(error).context(
+                "`larder policy check` is for eviction policies; `cargo test` in its own crate checks a module of \
+                 patterns, by larder_guest::testkit::patterns::check",
+            );
+        }
+        loaded => loaded?,
+    };
     let (name, version) = (module.name(), &module.description().version);
-    let bar = if io::stderr().is_terminal() { ProgressBar::new(histories) } else { ProgressBar::hidden() };
-    let verdict = modules::check(&module, seed..seed.saturating_add(histories), &bar);
+    let bar = replay::bar(io::stderr().is_terminal(), suite.seeds.end - suite.seeds.start, name.into());
+    let verdict = modules::check(&module, suite, &bar, |words| bar.suspend(|| eprintln!("{words}")));
     bar.finish_and_clear();
     let mut out = io::stdout();
     match verdict {
@@ -209,7 +238,11 @@ fn check(file: &str, histories: u64, seed: u64) -> anyhow::Result<u8> {
         }
         Err(violation) => {
             writeln!(out, "{name} {version} breaks the contract\n{violation}")?;
-            writeln!(out, "again: larder policy check {file} --seed {} --histories 1", violation.seed)?;
+            let events = match suite.events == Suite::default().events {
+                true => String::new(),
+                false => format!(" --events {}", suite.events),
+            };
+            writeln!(out, "again: larder policy check {file} --seed {} --histories 1{events}", violation.seed)?;
             Ok(exit::FAILURE)
         }
     }

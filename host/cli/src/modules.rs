@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::io::{self, Write};
 use std::rc::Rc;
+use std::time::Duration;
 
 use indicatif::ProgressBar;
 use larder::eviction::{self as host, Fault};
@@ -143,20 +144,30 @@ pub fn list(cards: &[Card], out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs a module through the histories of `seeds`.
+/// Runs a module through the histories of a suite; `tell` is called with words for who waits.
 ///
 /// # Errors
-/// The first violation, with the shortest history found that shows it.
-pub fn check(module: &Module, seeds: std::ops::Range<u64>, progress: &ProgressBar) -> Result<Report, Box<Violation>> {
-    progress.set_length(seeds.end - seeds.start);
+/// The first violation, with the shortest history found that shows it within the suite's time.
+pub fn check(
+    module: &Module,
+    suite: &Suite,
+    progress: &ProgressBar,
+    tell: impl Fn(&str),
+) -> Result<Report, Box<Violation>> {
     let mut total = Report::default();
     let slow = Rc::new(Cell::new(false));
-    for seed in seeds {
-        let suite = Suite { shrinking_runs: 0, ..Suite::only(seed) };
+    for seed in suite.seeds.clone() {
+        let suite = Suite { seeds: seed..seed + 1, shrinking_runs: 0, ..suite.clone() };
         let report = match suite.run(|limits| Running::open(module, limits, &slow)) {
             Ok(report) => report,
             Err(found) => {
-                progress.set_message("looking for a shorter history");
+                tell(&format!(
+                    "history {seed} breaks the contract; looking for a shorter one, for {} seconds at most",
+                    suite.shrinking_time.as_secs()
+                ));
+                progress.set_message(format!("{}: shortening history {seed}", module.name()));
+                // One run may take seconds, and no history is done meanwhile.
+                progress.enable_steady_tick(Duration::from_millis(100));
                 let shrinking_runs = if slow.get() { SHRINKING_RUNS_OF_A_LOOP } else { SHRINKING_RUNS };
                 let suite = Suite { shrinking_runs, ..suite };
                 // It failed just now; where it does not again, what was found stands.

@@ -34,9 +34,18 @@ fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime cannot be started")
 }
 
+fn read(path: &Path) -> anyhow::Result<Config> {
+    Config::read(path).map_err(|error| match error {
+        ConfigError::Unreadable { .. } => {
+            anyhow::anyhow!("{error}; name the service's file, by --config or in LARDER_CONFIG")
+        }
+        error => error.into(),
+    })
+}
+
 /// The stores of a configuration, as an operator uses them, and the names of the tiers that are the service's own.
 async fn open(path: &Path) -> anyhow::Result<(Stores, Vec<String>)> {
-    let config = Config::read(path)?;
+    let config = read(path)?;
     let own = config.disk_tiers().map(Into::into).collect();
     Ok((config.for_operators().open().await?, own))
 }
@@ -351,7 +360,7 @@ pub fn tags(args: &Tags, out: &mut impl Write) -> anyhow::Result<u8> {
 /// The configuration is wrong, or the journal is open in the service, or damaged.
 pub fn journal(args: &Journal, out: &mut impl Write) -> anyhow::Result<u8> {
     runtime()?.block_on(async {
-        let config = Config::read(&args.config.config)?;
+        let config = read(&args.config.config)?;
         // None is made, nor is an empty file taken for one.
         let contents = config.look_at_journal().await?;
         match &args.command {
@@ -435,7 +444,7 @@ type Says = Result<String, String>;
 /// All checks, in the order in which they are printed, and all under way at once.
 fn examine(path: &Path) -> Vec<(String, JoinHandle<Says>)> {
     let mut checks = Vec::new();
-    let config = Config::read(path).map(Arc::new);
+    let config = read(path).map(Arc::new);
     let says = config.as_ref().map_err(ToString::to_string).and_then(|config| {
         config.check_variables().map_err(|error| error.to_string())?;
         Ok(format!("{} keyspaces", config.keyspaces().count()))

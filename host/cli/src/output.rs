@@ -1,6 +1,8 @@
 //! What a replay found, as a table for people, and as JSON or CSV for tools.
 
+use std::fs::{self, File};
 use std::io::{self, Write};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -25,7 +27,7 @@ pub struct Run {
     pub hit_ratio: f64,
     /// The bytes of the hits over the bytes of the requests.
     pub byte_hit_ratio: f64,
-    /// Entries that left because the cache was full.
+    /// Entries that left because the cache was full; those that the policy would not keep when they came included.
     pub evictions: u64,
     /// Nanoseconds by the clock on the wall, times threads, over requests.
     pub ns_per_request: f64,
@@ -70,6 +72,16 @@ pub fn write(runs: &[Run], format: Format, out: &mut impl Write) -> io::Result<(
             csv.flush()
         }
     }
+}
+
+/// Tries, before a long run, whether its result can be written here. What is there stays as it is.
+///
+/// # Errors
+/// It cannot be.
+pub fn can_be_written(path: &Path) -> io::Result<()> {
+    let was_there = path.exists();
+    File::options().append(true).create(true).open(path)?;
+    if was_there { Ok(()) } else { fs::remove_file(path) }
 }
 
 /// The error and what caused it, each once: some messages quote their cause in the middle, before the next step.

@@ -14,6 +14,7 @@
 //! swapping them are left out.
 
 use std::collections::HashSet;
+use std::io;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -117,7 +118,8 @@ impl Position {
     fn of(self, requests: u64) -> u64 {
         match self {
             Position::Request(at) => at,
-            Position::Share(share) => (share * requests as f64).round() as u64,
+            // A share is of what there is, however short: half of one request comes before it.
+            Position::Share(share) => ((share * requests as f64).round() as u64).min(requests.saturating_sub(1)),
         }
     }
 }
@@ -169,6 +171,15 @@ pub struct Outcome {
     pub faults: Vec<FaultReport>,
     /// How often an instance of a policy had to be stopped.
     pub traps: u64,
+    /// Of the policies that ran, those that had a fault, each as the user named it; the shadow, too.
+    pub faulty: Vec<String>,
+}
+
+impl Outcome {
+    /// Whether a policy, or the shadow, had to be stopped.
+    pub fn has_stopped(&self) -> bool {
+        self.traps > 0 || self.shadow.as_ref().is_some_and(|shadow| shadow.fault.is_some())
+    }
 }
 
 /// Why a replay ended.
@@ -204,6 +215,14 @@ pub enum ReplayError {
     /// Belady's bound has its limits.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// The system has no more threads.
+    #[error("cannot start {threads} threads: {source}; choose fewer --threads")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The trace is not what it was.
     #[error("{0} changed while it was replayed; replay a copy of it")]
     Changed(String),
@@ -284,12 +303,14 @@ impl<'a> Trace<'a> {
         source.rounds::<ReplayError>(|round| {
             trace.requests += round.len() as u64;
             for request in round {
+                // An object weighs 1 at least in the cache, and so it does here.
+                let weight = if plan.unit == Unit::Bytes { u64::from(request.size.max(1)) } else { 1 };
                 trace.bytes += u128::from(request.size);
                 if let Some(past) = &mut past {
                     past.push(request.key)?;
                 }
                 if counted && seen.insert(request.key) {
-                    trace.unique += if plan.unit == Unit::Bytes { u64::from(request.size) } else { 1 };
+                    trace.unique += weight;
                 }
             }
             // Standard input is kept however long it is.
@@ -322,7 +343,7 @@ fn build(plan: &Plan, named: &Named, capacity: u64) -> Result<Replayed, ReplayEr
     let hasher = FixedState::with_seed(HASH_SEED);
     let mut builder = Cache::builder().hasher(hasher).max_capacity(capacity).policy(named.policy.clone());
     if plan.unit == Unit::Bytes {
-        builder = builder.weigher(|_, &size| size);
+        builder = builder.weigher(|_, size: &u32| (*size).max(1));
     }
     if let Some(shards) = plan.shards {
         builder = builder.shards(shards.get());
@@ -353,11 +374,7 @@ fn run(plan: &Plan, trace: &Trace<'_>, named: &Named, capacity: u64, progress: b
     }
     let mut swaps: Vec<_> = plan.swaps.iter().map(|(position, named)| (position.of(trace.requests), named)).collect();
     swaps.sort_by_key(|&(at, _)| at);
-    let bar = match progress {
-        true => ProgressBar::new(trace.requests).with_style(bar_style()),
-        false => ProgressBar::hidden(),
-    };
-    bar.set_message(format!("{} at {capacity}: {}", trace.name, named.text));
+    let bar = bar(progress, trace.requests, format!("{} at {capacity}: {}", trace.name, named.text));
 
     let mut total = Tally::default();
     let mut swapped = Vec::new();
@@ -371,12 +388,18 @@ fn run(plan: &Plan, trace: &Trace<'_>, named: &Named, capacity: u64, progress: b
             bar: &bar,
         };
         let tallies = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..plan.threads.get()).map(|_| scope.spawn(|| round.work())).collect();
-            threads
+            let start = |_| {
+                let started = std::thread::Builder::new().spawn_scoped(scope, || round.work());
+                // Those that run have nothing more to do then.
+                started.inspect_err(|_| round.next.store(round.requests.len(), Ordering::Relaxed))
+            };
+            let threads: Vec<_> = (0..plan.threads.get()).map(start).collect::<Result<_, _>>()?;
+            let joined = threads
                 .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect::<Vec<_>>()
+                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            Ok(joined.collect::<Vec<_>>())
         });
+        let tallies = tallies.map_err(|source| ReplayError::Threads { threads: plan.threads.get(), source })?;
         for tally in tallies {
             let (tally, reports) = tally?;
             total.requests += tally.requests;
@@ -401,6 +424,18 @@ fn run(plan: &Plan, trace: &Trace<'_>, named: &Named, capacity: u64, progress: b
         *report = latest;
     }
     let requests = total.requests.max(1) as f64;
+    let (faults, shadow) = (cache.faults(), cache.end_shadow());
+    let mut faulty = Vec::new();
+    for named in [named].into_iter().chain(swaps.iter().map(|&(_, named)| named)) {
+        let module = named.policy.load()?;
+        if faults.iter().any(|fault| fault.module == module.name()) && !faulty.contains(&named.text) {
+            faulty.push(named.text.clone());
+        }
+    }
+    let has_shadow_fault = shadow.as_ref().is_some_and(|shadow| shadow.fault.is_some());
+    if let Some(named) = plan.shadow.as_ref().filter(|named| has_shadow_fault && !faulty.contains(&named.text)) {
+        faulty.push(named.text.clone());
+    }
     Ok(Outcome {
         run: Run {
             trace: trace.name.clone(),
@@ -421,9 +456,10 @@ fn run(plan: &Plan, trace: &Trace<'_>, named: &Named, capacity: u64, progress: b
             opt_hit_ratio: None,
         },
         swaps: swapped,
-        shadow: cache.end_shadow(),
-        faults: cache.faults(),
+        shadow,
+        faults,
         traps: stats.traps,
+        faulty,
     })
 }
 
@@ -485,9 +521,13 @@ impl Round<'_> {
     }
 }
 
-fn bar_style() -> ProgressStyle {
-    ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} {per_sec}, {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
+/// How far something has come, on a terminal.
+pub fn bar(progress: bool, length: u64, message: String) -> ProgressBar {
+    if !progress {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} {per_sec}, {eta} left");
+    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(message)
 }
 
 /// A sign of life where nobody knows how long it takes.

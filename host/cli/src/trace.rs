@@ -13,7 +13,8 @@
 //! | [`Format::Lis`] | a line `first-block blocks ignored request-number`, a request for each block (ARC, FAST 03) | no |
 //! | [`Format::Keys`] | a line: the key, any bytes | no |
 //!
-//! Any of them may be compressed with zstd, which is recognised by content. As libCacheSim does with its two formats,
+//! Any of them may be compressed with zstd, which is recognised by content; a file whose name says that it is
+//! compressed, and is not, is an error. As libCacheSim does with its two formats,
 //! requests of size 0 are left out there. Keys that are decimal numbers below 2⁶⁴, as Rust prints them, stand for
 //! themselves, so that the same trace in two formats is the same trace; any other key becomes its 64-bit XXH3 hash.
 
@@ -216,7 +217,7 @@ impl<'a> Reader<'a> {
     }
 
     fn new(name: &str, source: Box<dyn Read + Send + 'a>, options: &Options) -> Result<Self, Problem> {
-        let mut input = Input::new(source)?;
+        let mut input = Input::new(source, named_compressed(name))?;
         let head = input.peek(HEAD)?;
         // However much the source gave at once.
         let head = &head[..head.len().min(HEAD)];
@@ -287,10 +288,20 @@ fn key_of(text: &[u8]) -> u64 {
     canonical.then(number).flatten().unwrap_or_else(|| xxhash_rust::xxh3::xxh3_64(text))
 }
 
+/// The name of a file that is named as compressed, without what says so.
+fn without_compression(file: &str) -> Option<&str> {
+    file.strip_suffix(".zst").or(file.strip_suffix(".zstd"))
+}
+
+/// Whether a file's name says that it is compressed.
+fn named_compressed(name: &str) -> bool {
+    without_compression(&name.to_ascii_lowercase()).is_some()
+}
+
 /// The format by the ending of the name, or else by the first bytes.
 fn recognise(name: &str, head: &[u8]) -> Result<Format, Problem> {
     let file = name.rsplit(['/', '\\']).next().unwrap_or(name).to_ascii_lowercase();
-    let stem = file.strip_suffix(".zst").or(file.strip_suffix(".zstd")).unwrap_or(&file);
+    let stem = without_compression(&file).unwrap_or(&file);
     match stem.rsplit_once('.').map(|(_, ending)| ending) {
         Some("u64") => return Ok(Format::U64),
         Some("u64u32") => return Ok(Format::U64u32),
@@ -310,10 +321,18 @@ fn recognise(name: &str, head: &[u8]) -> Result<Format, Problem> {
     }
     // Whole lines, or the only one.
     let lines = &head[..memchr::memrchr(b'\n', head).unwrap_or(head.len())];
-    let mut lines = lines.split(|&c| c == b'\n').take(100).filter(|line| !line.trim_ascii().is_empty()).peekable();
-    let first = lines.peek().copied().unwrap_or_default();
-    if lines.all(|line| text::lis_fields(line).is_some()) && text::lis_fields(first).is_some() {
-        return Ok(Format::Lis);
+    let lines = lines.split(|&c| c == b'\n').take(100).zip(1..);
+    let mut lines = lines.filter(|(line, _)| !line.trim_ascii().is_empty()).peekable();
+    let first = lines.peek().map(|&(line, _)| line).unwrap_or_default();
+    if text::lis_fields(first).is_some() {
+        // Whether one line is damaged or all are keys that look like ARC's lines at first, nobody can tell from here.
+        let Some((line, number)) = lines.find(|(line, _)| text::lis_fields(line).is_none()) else {
+            return Ok(Format::Lis);
+        };
+        let problem =
+            format!("the lines before are four whole numbers, as in an ARC trace; found {}", text::shown(line));
+        let remedy = "mend the line, or name the format: --trace-format lis, or keys where each line is a key";
+        return Err(Problem::new(Place::Line(number), problem, remedy));
     }
     if Columns::of_header(first).is_some() || text::looks_like_csv(first) {
         return Ok(Format::Csv);

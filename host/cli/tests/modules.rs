@@ -75,6 +75,47 @@ fn a_builtin_keeps_the_contract() {
     }
 }
 
+#[test]
+fn what_would_check_nothing_is_refused() {
+    let directory = scratch("check-nothing");
+    for (words, said) in [
+        ("--histories 0", "0 is not in 1.."),
+        ("--events 0", "0 is not in 1..=100000"),
+        ("--seed 18446744073709551615", "choose one of at most 18446744073709550615"),
+        ("--seed 18446744073709551615 --histories 1", "choose one of at most 18446744073709551614"),
+    ] {
+        let output = larder(&format!("policy check lru {words}"), &directory);
+        assert_eq!(output.status.code(), Some(2), "{words}: {}", text(&output.stdout));
+        assert!(text(&output.stderr).contains(said), "{words}: {}", text(&output.stderr));
+    }
+    let output = larder("policy check lru --seed 18446744073709551614 --histories 1", &directory);
+    assert!(text(&output.stdout).contains("1 random histories"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn histories_are_as_long_as_they_are_wished() {
+    let events = |words: &str| {
+        let output = larder(&format!("policy check fifo --histories 10 {words}"), &scratch("check-events"));
+        let said = text(&output.stdout);
+        let events = said.split_once("histories of ").and_then(|(_, rest)| rest.split_once(" events"));
+        let (events, _) = events.unwrap_or_else(|| panic!("{said}{}", text(&output.stderr)));
+        events.replace(',', "").parse::<u64>().unwrap_or_else(|_| panic!("{said}"))
+    };
+    assert_eq!(events(""), events("--events 300"));
+    // The last batch may go past the end, by 256 events at most.
+    assert!((100..2700).contains(&events("--events 10")) && events("--events 3000") >= 30_000);
+}
+
+#[test]
+fn a_module_of_patterns_is_told_what_checks_it() {
+    let output = larder("policy check patterns", &scratch("check-patterns"));
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output.stdout));
+    for part in ["built-in `patterns`", "it is a module of patterns", "larder_guest::testkit::patterns::check"] {
+        assert!(text(&output.stderr).contains(part), "{part}: {}", text(&output.stderr));
+    }
+    assert!(!text(&output.stderr).contains("build it against"), "{}", text(&output.stderr));
+}
+
 /// Each breaks another clause; the report names it, shows a short history, and how to see it again.
 #[test]
 fn what_breaks_the_contract_is_shown() {
@@ -108,6 +149,43 @@ fn what_breaks_the_contract_is_shown() {
         let again = larder(again, &directory);
         assert_eq!((again.status.code(), text(&again.stdout)), (Some(1), said));
     }
+}
+
+/// The way to see it again has the length of the histories, too.
+#[test]
+fn a_violation_of_a_long_history_is_seen_again() {
+    let directory = scratch("check-long");
+    fs::write(directory.join("trap.wasm"), Guest { advance: TRAP, ..Guest::default() }.build()).expect("write");
+    let output = larder("policy check trap.wasm --events 900", &directory);
+    assert!(text(&output.stderr).contains("history 0 breaks the contract; looking for a shorter one"));
+    let said = text(&output.stdout);
+    assert!(said.ends_with("again: larder policy check trap.wasm --seed 0 --histories 1 --events 900\n"), "{said}");
+}
+
+#[test]
+fn a_shadow_that_was_stopped_is_a_policy_that_was_stopped() {
+    let directory = scratch("stopped-shadow");
+    fs::write(directory.join("trap.wasm"), Guest { advance: TRAP, ..Guest::default() }.build()).expect("write");
+    let common = "replay --synthetic loop:100:1000 --policy lru --capacity 100 --shadow";
+    let output = larder(&format!("{common} ./trap.wasm"), &directory);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("it was ended: it trapped") && said.contains("`larder policy check ./trap.wasm`"), "{said}");
+    assert_eq!(larder(&format!("{common} fifo"), &directory).status.code(), Some(0));
+}
+
+/// Not the one that the run began with.
+#[test]
+fn after_a_swap_the_advice_is_for_the_policy_that_failed() {
+    let directory = scratch("stopped-swapped");
+    // The whole trace is one portion and one batch a request: it takes over, and traps with the next arrival.
+    let trap = Guest { advance: TRAP, ..Guest::default() };
+    fs::write(directory.join("trap.wasm"), trap.build()).expect("write");
+    let words = "replay --synthetic loop:100:200 --policy lru --capacity 100 --swap 50=./trap.wasm";
+    let output = larder(words, &directory);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("`larder policy check ./trap.wasm`") && !said.contains("policy check lru"), "{said}");
 }
 
 #[test]

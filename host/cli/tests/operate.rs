@@ -282,3 +282,14 @@ fn an_operator_reads_the_journal() {
     let (code, _, err) = larder(&config, &["journal", "discard", "123"]);
     assert!(code == 2 && err.contains("32 hexadecimal"), "{err}");
 }
+
+#[test]
+fn a_configuration_that_is_not_there_says_how_to_name_one() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("larder.toml");
+    for words in [&["keys", "products"][..], &["journal", "list"], &["doctor"]] {
+        let (code, out, err) = larder(&path, words);
+        assert_eq!(code, 1, "{words:?}: {out}{err}");
+        assert!((out + &err).contains("--config or in LARDER_CONFIG"), "{words:?}: {err}");
+    }
+}

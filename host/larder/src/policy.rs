@@ -4,7 +4,14 @@
 //! A [`Policy`] only says what is wanted, and costs nothing. [`Policy::load`] finds, checks and compiles it; the
 //! [`Module`] that comes back says what it is and what parameters it takes, and is what a cache runs.
 
-use std::{fmt, fs, io, io::Read, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt, fs, io,
+    io::Read,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -35,7 +42,13 @@ const MAX_FILE: u64 = 256 << 20;
 /// ```
 ///
 /// As text, a policy is a built-in's name or the path of a file, and then its parameters, each after a colon:
-/// `s3-fifo:small-percent=5`, `./my-policy.wasm:window=0.2:seeded=yes`.
+/// `s3-fifo:small-share=0.05`, `./my-policy.wasm:window=0.2:seeded=yes`.
+///
+/// ```
+/// let tuned: larder::Policy = "s3-fifo:small-share=0.05".parse()?;
+/// tuned.load()?;
+/// # Ok::<(), larder::PolicyError>(())
+/// ```
 #[derive(Clone)]
 pub struct Policy {
     source: Source,
@@ -273,6 +286,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 fn unknown(name: &str) -> PolicyError {
+    if BUILTIN_PATTERNS.iter().any(|(known, _)| *known == name) {
+        return PolicyError::OtherRole { place: format!("built-in `{name}`"), role: Role::Patterns };
+    }
     let known: Vec<_> = BUILTINS.iter().map(|(name, _)| name.to_string()).collect();
     PolicyError::Unknown { name: name.into(), nearest: nearest(name, &known), known }
 }
@@ -565,7 +581,10 @@ impl From<String> for Value {
 #[non_exhaustive]
 pub enum PolicyError {
     /// There is no built-in policy of this name.
-    #[error("no policy is called `{name}`{}; there are {}; a file is named by a path, such as ./{name}.wasm", meant(nearest), known.join(", "))]
+    #[error(
+        "no policy is called `{name}`{}; there are {}; a file is named by its path, such as ./{}.wasm",
+        meant(nearest), known.join(", "), file_of(name)
+    )]
     Unknown {
         /// What was asked for.
         name: String,
@@ -575,7 +594,7 @@ pub enum PolicyError {
         known: Vec<String>,
     },
     /// The file cannot be read.
-    #[error("{}: the module cannot be read: {source}", path.display())]
+    #[error("{}: the module cannot be read: {source}; {}", path.display(), read_instead(path, source))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -603,7 +622,10 @@ pub enum PolicyError {
         at: usize,
     },
     /// It is no valid component, or uses a feature that policies may not.
-    #[error("{place}: the component is not valid: {message}")]
+    #[error(
+        "{place}: the component is not valid: {message}; copy or build it again, for wasm32-wasip2 and without \
+         threads or relaxed SIMD"
+    )]
     Invalid {
         /// Where the module came from.
         place: String,
@@ -619,6 +641,14 @@ pub enum PolicyError {
         place: String,
         /// What is missing or different.
         problem: String,
+    },
+    /// It is whole, but of another role than the one that it was to play.
+    #[error("{place}: {}", misplaced(*role))]
+    OtherRole {
+        /// Where the module came from.
+        place: String,
+        /// The role that it has.
+        role: Role,
     },
     /// It imports what no host gives.
     #[error("{place}: the module imports {}; a policy needs no imports, and is given none but an empty WASI 0.2", imports.join(", "))]
@@ -690,6 +720,36 @@ pub enum PolicyError {
     },
 }
 
+/// An example of a path, after what was asked for where that can name a file.
+fn file_of(name: &str) -> &str {
+    let is_name = name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    if is_name { name } else { "my_policy" }
+}
+
+/// What to do about a file that cannot be read.
+fn read_instead(path: &Path, source: &io::Error) -> &'static str {
+    match source.kind() {
+        _ if path.is_dir() => "name the module in it: a file, such as target/wasm32-wasip2/release/my_policy.wasm",
+        io::ErrorKind::NotFound => "check the path",
+        io::ErrorKind::FileTooLarge => "name a component: a file that `cargo build --target wasm32-wasip2` makes",
+        _ => "check that this user may read it",
+    }
+}
+
+fn misplaced(role: Role) -> &'static str {
+    match role {
+        Role::Eviction => {
+            "it is an eviction policy, and no module of patterns: give it where a policy is named (`Policy::file`, \
+             `policy` in a configuration, `--policy`)"
+        }
+        Role::Patterns => {
+            "it is a module of patterns, and no eviction policy: give it where patterns are named (`Patterns::file`, \
+             `patterns` in a configuration, `larder demo --patterns`)"
+        }
+    }
+}
+
 fn meant(nearest: &Option<String>) -> String {
     nearest.as_ref().map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default()
 }
@@ -758,10 +818,10 @@ mod tests {
 
     #[test]
     fn what_was_meant() {
-        let known: Vec<_> = ["lru", "s3-fifo", "small-percent"].map(String::from).into();
+        let known: Vec<_> = ["lru", "s3-fifo", "small-share"].map(String::from).into();
         assert_eq!(nearest("LRU", &known).as_deref(), Some("lru"));
         assert_eq!(nearest("s3fifo", &known).as_deref(), Some("s3-fifo"));
-        assert_eq!(nearest("smal-precent", &known).as_deref(), Some("small-percent"));
+        assert_eq!(nearest("smal-sahre", &known).as_deref(), Some("small-share"));
         assert_eq!(nearest("window", &known), None);
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("", "abc"), 3);

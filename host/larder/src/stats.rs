@@ -44,7 +44,8 @@ pub struct Stats {
     pub load_failures: u64,
     /// The time that loads took together.
     pub load_time: Duration,
-    /// Entries that left because the cache was full.
+    /// Entries that left because the cache was full; what a policy would not keep when it came (what weighs more than
+    /// the capacity, above all) included.
     pub evictions: u64,
     /// Entries that left because they expired.
     pub expirations: u64,

@@ -380,7 +380,7 @@ pub fn record(
     let calls = Rc::new(RefCell::new(Vec::new()));
     let keys = Rc::new((0..1_000_000).map(|key| (fingerprint(key), key)).collect::<HashMap<u64, u64>>());
     // No shrinking: a broken clause is for the tests of the policy itself.
-    let suite = Suite { seeds: seed..seed + 1, events, shrinking_runs: 0, hand_over: false };
+    let suite = Suite { seeds: seed..seed + 1, events, shrinking_runs: 0, hand_over: false, ..Suite::default() };
     let run = suite.run(|limits| {
         calls.borrow_mut().push(Call::Open(Open {
             capacity: limits.capacity.to_string(),

@@ -2,16 +2,23 @@
 //!
 //! Delta debugging (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", TSE 2002) over the
 //! batches, then over the events, then each number towards its plainest value; again until nothing more helps, or the runs
-//! are used up: a run over a component that answers late can be slow.
+//! or the time are used up: a run over a component that answers late, or fills its memory, can be slow.
+
+use std::time::{Duration, Instant};
 
 use super::history::{Event, Gap, History, Step, Terms};
 
 /// The shortest history found for which `fails` holds; it holds for `history`.
-pub(super) fn shrink(mut history: History, runs: usize, fails: &mut dyn FnMut(&History) -> bool) -> History {
-    let mut left = runs;
+pub(super) fn shrink(
+    mut history: History,
+    runs: usize,
+    time: Duration,
+    fails: &mut dyn FnMut(&History) -> bool,
+) -> History {
+    let (mut left, began) = (runs, Instant::now());
     let mut attempt = |candidate: &History| {
         left = left.saturating_sub(1);
-        left > 0 && fails(candidate)
+        left > 0 && began.elapsed() < time && fails(candidate)
     };
     loop {
         let before = history.clone();
@@ -129,13 +136,15 @@ mod tests {
     }
 
     #[test]
-    fn ends_when_the_runs_are_used_up() {
-        let mut runs = 0;
-        let history = History::random(1, 500);
-        shrink(history, 50, &mut |_| {
-            runs += 1;
-            true
-        });
-        assert!(runs < 50);
+    fn ends_when_the_runs_or_the_time_are_used_up() {
+        for (most, time, expected) in [(50, Duration::MAX, 49), (50, Duration::ZERO, 0)] {
+            let mut runs = 0;
+            let history = History::random(1, 500);
+            let found = shrink(history.clone(), most, time, &mut |history| {
+                runs += 1;
+                history.len() > 400
+            });
+            assert_eq!((runs, found == history), (expected, expected == 0));
+        }
     }
 }

@@ -4,6 +4,7 @@ use core::ops::Range;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
+use std::time::Duration;
 
 use super::history::History;
 use super::oracle::{Broken, Clause, Open, Subject, Violation, run};
@@ -22,13 +23,21 @@ pub struct Suite {
     pub events: usize,
     /// How many runs finding a short counterexample may take.
     pub shrinking_runs: usize,
+    /// And how much time, for a policy whose runs are slow; what was found by then stands.
+    pub shrinking_time: Duration,
     /// Whether, wherever an instance adopts, others are tried out beside it that recall what was learned.
     pub hand_over: bool,
 }
 
 impl Default for Suite {
     fn default() -> Self {
-        Suite { seeds: 0..200, events: 300, shrinking_runs: 5000, hand_over: true }
+        Suite {
+            seeds: 0..200,
+            events: 300,
+            shrinking_runs: 5000,
+            shrinking_time: Duration::from_secs(60),
+            hand_over: true,
+        }
     }
 }
 
@@ -76,7 +85,7 @@ impl Suite {
         let same = &mut |history: &History| {
             run_twice(history, false, self.hand_over, open).is_err_and(|broken| broken.clause == clause)
         };
-        let history = shrink(history, self.shrinking_runs, same);
+        let history = shrink(history, self.shrinking_runs, self.shrinking_time, same);
         match run_twice(&history, true, self.hand_over, open).err() {
             Some(Broken { clause, message, transcript }) => Violation { clause, message, history, transcript, seed },
             // It broke the clause before and does not now.

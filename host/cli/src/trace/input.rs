@@ -22,9 +22,16 @@ pub(super) struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    pub(super) fn new(source: Box<dyn Read + Send + 'a>) -> Result<Self, Problem> {
+    /// Of a file whose name may say that it is compressed. Where it says so and the content does not, the content is
+    /// damaged, and would be read as keys that nobody has asked for.
+    pub(super) fn new(source: Box<dyn Read + Send + 'a>, named_compressed: bool) -> Result<Self, Problem> {
         let mut raw = Input::plain(source);
         if !frames::compressed(raw.peek(4)?) {
+            if named_compressed {
+                let problem = "is named as zstd-compressed, and does not begin as a zstd stream does";
+                let remedy = "fetch or compress the file anew; if it is not compressed, name it without .zst";
+                return Err(Problem::new(Place::Byte(0), problem, remedy));
+            }
             return Ok(raw);
         }
         Ok(Input::plain(Box::new(Frames::new(io::BufReader::with_capacity(BUFFER, raw)))))

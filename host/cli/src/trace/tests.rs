@@ -55,9 +55,11 @@ fn u64_keys_and_u32_sizes() {
 fn oracle_general_by_name_and_by_content() {
     let bytes = oracle(&[(5, 7, 100, 2), (5, 8, 0, -1), (6, 7, 100, -1), (9, 1 << 60, 3, i64::MAX)]);
     let expected = [(7, 100), (7, 100), (1 << 60, 3)];
-    for name in ["w.oracleGeneral", "w.oracleGeneral.bin", "w.oracleGeneral.zst", "whatever"] {
+    for name in ["w.oracleGeneral", "w.oracleGeneral.bin", "whatever"] {
         assert_eq!(read(name, &bytes).unwrap(), expected, "{name}: without the request of size 0");
     }
+    let compressed = compress_to_vec(&bytes[..], CompressionLevel::Fastest);
+    assert_eq!(read("w.oracleGeneral.zst", &compressed).unwrap(), expected);
 }
 
 #[test]
@@ -80,6 +82,26 @@ fn a_damaged_compressed_trace_is_an_error_with_its_offset() {
     for cut in [5, whole.len() / 2, whole.len() - 1] {
         let text = error("a.u64.zst", &whole[..cut]).to_string();
         assert!(text.contains("zstd") && text.contains("byte") && text.contains("fetch"), "{text}");
+    }
+}
+
+/// Whatever the format, recognised or named: a flipped bit in the magic number made keys of the compressed bytes.
+#[test]
+fn what_is_named_compressed_and_is_not_is_an_error() {
+    let mut damaged = compress_to_vec(&u64s(0..1_000)[..], CompressionLevel::Fastest);
+    damaged[0] ^= 1;
+    damaged.truncate(damaged.len() / 8 * 8);
+    for (name, bytes) in
+        [("a.u64.zst", &damaged[..]), ("A.U64.ZSTD", &damaged), ("a.keys.zst", b"a\nb\n"), ("a.zst", b"")]
+    {
+        for format in [None, Some(Format::U64)] {
+            let error = read_as(name, bytes, &Options { format, columns: None }).expect_err(name);
+            assert_eq!(error.place, Place::Byte(0), "{error}");
+            assert!(
+                error.to_string().contains("named as zstd") && error.to_string().contains("without .zst"),
+                "{error}"
+            );
+        }
     }
 }
 
@@ -116,6 +138,11 @@ fn arc_lines_ask_for_runs_of_blocks() {
     let expected = [100, 101, 102, 7, u64::MAX - 1];
     assert_eq!(keys("OLTP.lis", bytes), expected);
     assert_eq!(keys("OLTP", bytes), expected, "told by content");
+    let damaged = error("OLTP", b"100 3 0 0\n7 1 0 1\n5 0 O 2\n");
+    assert_eq!(damaged.place, Place::Line(3));
+    assert!(damaged.to_string().contains("found \"5 0 O 2\"") && damaged.to_string().contains("--trace-format lis"));
+    let as_keys = Options { format: Some(Format::Keys), columns: None };
+    assert_eq!(read_as("OLTP", b"100 3 0 0\nb\n", &as_keys).unwrap().len(), 2);
     // A run that is longer than a block of requests.
     let run = keys("a.lis", b"10 50000 0 0\n1 1 0 1\n");
     assert_eq!((run.len(), run[49_999], run[50_000]), (50_001, 50_009, 1));

@@ -6,7 +6,7 @@ use super::input::Input;
 use super::{BLOCK, Decode, Place, Problem, Request, key_of};
 
 /// Some text of a trace for an error message: printable, and not long.
-fn shown(text: &[u8]) -> String {
+pub(super) fn shown(text: &[u8]) -> String {
     let short = &text[..text.len().min(40)];
     format!("\"{}{}\"", short.escape_ascii(), if short.len() < text.len() { "…" } else { "" })
 }

@@ -13,7 +13,7 @@ use super::{
     generated::{EvictionModulePre, exports::larder::policy::about},
     instance::Running,
     limits::State,
-    wasi,
+    steps, wasi,
 };
 use crate::policy::{Description, ParameterSpec, PolicyError, Role, Value};
 
@@ -189,22 +189,23 @@ fn check_form(place: &str, bytes: &[u8]) -> Result<(), PolicyError> {
     let not_a_component = |what: &str| Err(PolicyError::NotAComponent { place: place.into(), what: what.into() });
     let cut = |at: usize| Err(PolicyError::Truncated { place: place.into(), length: bytes.len(), at });
     const MAGIC: &[u8] = b"\0asm";
+    const BUILD: &str = "give the component that `cargo build --release --target wasm32-wasip2` makes";
     let (Some(magic), version) = (bytes.first_chunk::<4>(), bytes.get(4..8)) else {
         return match bytes {
-            [] => not_a_component("it is empty"),
+            [] => not_a_component(&format!("it is empty; {BUILD}")),
             _ if MAGIC.starts_with(bytes) => cut(bytes.len()),
-            _ => not_a_component("it is not WebAssembly"),
+            _ => not_a_component(&format!("it is not WebAssembly; {BUILD}")),
         };
     };
     if magic != MAGIC {
         let text = std::str::from_utf8(&bytes[..bytes.len().min(4096)])
             .map_or_else(|error| error.error_len().is_none(), |_| true);
-        return not_a_component(match text {
+        return not_a_component(&match text {
             true if bytes.trim_ascii_start().starts_with(b"(") => {
-                "it is WebAssembly as text; turn it into a binary with `wasm-tools parse FILE -o FILE.wasm`"
+                "it is WebAssembly as text; turn it into a binary with `wasm-tools parse FILE -o FILE.wasm`".into()
             }
-            true => "it is text, not WebAssembly",
-            false => "it is not WebAssembly",
+            true => format!("it is text, not WebAssembly; {BUILD}"),
+            false => format!("it is not WebAssembly; {BUILD}"),
         });
     }
     match version {
@@ -217,7 +218,7 @@ fn check_form(place: &str, bytes: &[u8]) -> Result<(), PolicyError> {
             );
         }
         Some(other) => {
-            let what = format!("it is WebAssembly of version {other:02x?}, which this host does not know");
+            let what = format!("it is WebAssembly of version {other:02x?}, which this host does not know; {BUILD}");
             return not_a_component(&what);
         }
     }
@@ -260,6 +261,12 @@ fn check_world(place: &str, component: &Component, interfaces: &[&str]) -> Resul
         })
         .map(|(name, _)| format!("`{name}`"))
         .collect();
+    // The module of another role is whole, and only in the wrong place.
+    let others = [(INTERFACES, Role::Eviction), (steps::INTERFACES, Role::Patterns)];
+    let plays = |other: &[&str]| other.iter().all(|interface| component.get_export_index(None, interface).is_some());
+    if let Some((_, role)) = others.into_iter().find(|(other, _)| plays(other)) {
+        return Err(PolicyError::OtherRole { place: place.into(), role });
+    }
     let (name, version) = missing.split_once('@').unwrap_or((missing, ""));
     let other = exports.iter().find(|export| export.starts_with(&format!("`{name}@")));
     let problem = match other {

@@ -43,7 +43,7 @@ pub(crate) use super::generated_patterns::exports::larder::policy::patterns::{
 };
 
 /// The interfaces of the world `patterns-module`, each at the version that this host speaks.
-const INTERFACES: [&str; 2] = ["larder:policy/about@0.1.0", "larder:policy/patterns@0.1.0"];
+pub(super) const INTERFACES: [&str; 2] = ["larder:policy/about@0.1.0", "larder:policy/patterns@0.1.0"];
 
 /// So many steps in a row may fail before the module is rested.
 const PATIENCE: u32 = 3;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::hostile::{Guest, HOARD, LOOP, RECURSE, TRAP};
 use larder::{
-    Policy, PolicyError,
+    Patterns, Policy, PolicyError, Role,
     eviction::{Batch, Entries, Eviction, Fault, Limits},
 };
 
@@ -389,6 +389,10 @@ fn what_is_no_component_is_told_apart() {
     let error = load(b"\0asm\x0d\0\x01\0");
     assert!(matches!(error, PolicyError::WrongWorld { .. }), "{error}");
     assert!(error.to_string().contains("larder:policy/about@0.1.0"), "{error}");
+    // A policy for eviction is no module of patterns, and is told where it belongs.
+    let error = Patterns::bytes(Guest::default().build()).load().unwrap_err();
+    assert!(matches!(error, PolicyError::OtherRole { role: Role::Eviction, .. }), "{error}");
+    assert!(error.to_string().contains("it is an eviction policy") && error.to_string().contains("Policy::file"));
     let error = Policy::file("no/such/file.wasm").load().unwrap_err();
     assert!(
         matches!(error, PolicyError::Unreadable { .. }) && error.to_string().contains("no/such/file.wasm"),

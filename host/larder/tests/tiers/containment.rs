@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::hostile::{Guest, HOARD, LOOP, RECURSE, TRAP};
 use crate::world::{Database, Process, ms, numbers};
 use larder::tiered::{LocalBus, MemoryTier, Tiered, TieredBuildError};
-use larder::{Patterns, PolicyError};
+use larder::{Patterns, Policy, PolicyError, Role};
 use tokio::time::sleep;
 
 /// Two processes with this module, over one far tier; the database.
@@ -155,12 +155,19 @@ fn a_module_that_does_not_open_is_an_error_at_once() {
     // A rule that it does not take.
     let error = build(Patterns::bytes(Guest::stepping(TRAP).build())).to_string();
     assert!(error.contains("takes no parameter `ttl-ms`"), "{error}");
-    // A policy for eviction is none.
-    let eviction = larder::Policy::builtins().next().unwrap();
-    assert_ne!(eviction, "patterns");
+    // A component, but of nothing.
     let error = Patterns::bytes(&b"\0asm\x0d\0\x01\0"[..]).load().unwrap_err();
     assert!(matches!(error, PolicyError::WrongWorld { .. }), "{error}");
     assert!(error.to_string().contains("larder:policy/about@0.1.0"), "{error}");
+    // A module of patterns is no policy for eviction, and is told where it belongs.
+    for policy in [Policy::bytes(Guest::stepping(TRAP).build()).load().map(drop), Policy::builtin("patterns").map(drop)]
+    {
+        let error = policy.unwrap_err();
+        assert!(matches!(error, PolicyError::OtherRole { role: Role::Patterns, .. }), "{error}");
+        assert!(
+            error.to_string().contains("it is a module of patterns") && error.to_string().contains("Patterns::file")
+        );
+    }
     let guest = Guest { open: TRAP, ..Guest::stepping(TRAP) };
     let builder = Tiered::<u64, u64>::builder().max_capacity(1).patterns(Patterns::bytes(guest.build()));
     assert!(matches!(builder.build().unwrap_err(), TieredBuildError::Rule(_)));
