@@ -1,5 +1,8 @@
 //! Embeds the guest SDK, as text, for `larder policy new`: an author needs no checkout of Larder and no registry that has
 //! `larder-guest`.
+//!
+//! A package from crates.io has no repository around it. It carries what `larder policy new` writes, in `sdk/`
+//! (`.ci/package` puts it there).
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -8,15 +11,17 @@ use std::{env, fs, io};
 fn main() -> io::Result<()> {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let root = here.join("../..");
-    let sdk = root.join("guest/sdk");
+    let in_repository = root.join("guest/sdk/Cargo.toml").is_file();
+    let (sdk, rest) =
+        if in_repository { (root.join("guest/sdk"), root.clone()) } else { (here.join("sdk"), here.join("sdk")) };
     let mut files = vec![];
-    for (from, to) in [(sdk.join("src"), "src"), (root.join("wit"), "wit")] {
+    for (from, to) in [(sdk.join("src"), "src"), (rest.join("wit"), "wit")] {
         println!("cargo::rerun-if-changed={}", from.display());
         collect(&from, to, &mut files)?;
     }
     files.push(("build.rs".into(), sdk.join("build.rs")));
     for license in ["LICENSE-MIT", "LICENSE-APACHE"] {
-        files.push((license.into(), root.join(license)));
+        files.push((license.into(), rest.join(license)));
     }
     files.sort();
     let mut table = String::from("pub(super) static SDK: &[(&str, &str)] = &[\n");
@@ -25,7 +30,12 @@ fn main() -> io::Result<()> {
         let path = path.canonicalize()?;
         let _ = writeln!(table, "    ({name:?}, include_str!({:?})),", path.display().to_string());
     }
-    let manifest = standalone(&read(&sdk.join("Cargo.toml"))?, &read(&root.join("Cargo.toml"))?);
+    // Cargo leaves a directory with a `Cargo.toml` out of a package: there it has another name.
+    let manifest = if in_repository {
+        standalone(&read(&sdk.join("Cargo.toml"))?, &read(&root.join("Cargo.toml"))?)
+    } else {
+        read(&sdk.join("Cargo.toml.in"))?
+    };
     let _ = writeln!(table, "    (\"Cargo.toml\", {manifest:?}),\n];");
     fs::write(PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("sdk.rs"), table)
 }

@@ -4,7 +4,8 @@
 //! the outer one, shared by debug and release builds; what did not change is not built again. The list of built-ins is
 //! what cargo says it built: a policy joins by being an `[[example]]` there, under the name that its card states.
 //!
-//! A package from crates.io has no `guest/` beside it. It carries the same components, built, in `components/`.
+//! A package from crates.io has no `guest/` beside it. It carries the same components, built, in `components/`
+//! (`.ci/package` puts them there).
 
 use std::{
     collections::BTreeMap,
