@@ -1,6 +1,6 @@
 //! Setting a [`Tiered`] up.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -297,7 +297,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> TieredBuilder<K, V> {
         let name: Arc<str> = self.name.into();
         let (part, recovered) = match self.journal.map(|journal| journal.attach(&name)).transpose()? {
             Some((part, recovered)) => (Some(part), recovered),
-            None => (None, Vec::new()),
+            None => (None, BTreeSet::new()),
         };
         let inner = Arc::new_cyclic(|me: &Weak<Inner<K, V>>| Inner {
             name,

@@ -1275,7 +1275,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     /// What a flush saved is taken off the journal.
     pub(crate) async fn flushed(&mut self) {
         let Some(mut flushing) = self.flushing.take() else { return };
-        match flushing.done().await {
+        // What this process owes dies with it.
+        let is_owed = self.inner.is_owed(flushing.key());
+        let done = flushing.done(is_owed).await;
+        if let Some(part) = self.inner.journal.as_ref().filter(|_| is_owed) {
+            // It may have been paid before the journal had it.
+            let key = flushing.key();
+            part.settle(|other| !other.is_empty() && other != key || self.inner.is_owed(other));
+        }
+        match done {
             Ok(()) => drop(self.inner.tally.flushed.fetch_add(1, Relaxed)),
             Err(error) => {
                 let keyspace = &*self.inner.name;

@@ -1,6 +1,7 @@
 //! Carries what a journal has to the source: takes what is due, and runs a flush of each key, which the module decides as it
 //! does any operation. Keys that are taken together are saved in one call where the source can do that.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -13,14 +14,21 @@ use super::journal::{Flushing, Part};
 use super::{Group, Key};
 use crate::engine::steps::Kind;
 
-/// Begins to flush a keyspace, until its cache is dropped. `recovered`: the keys that the journal has writes of from before.
-pub(super) fn start<K: Key, V: Clone + Send + Sync + 'static>(inner: &Arc<Inner<K, V>>, recovered: &[Arc<str>]) {
+/// Begins to flush a keyspace, until its cache is dropped. `recovered`: the keys of which far tiers may have what is out
+/// of date, as the journal knows from before; the empty one stands for all.
+pub(super) fn start<K: Key, V: Clone + Send + Sync + 'static>(
+    inner: &Arc<Inner<K, V>>,
+    recovered: &BTreeSet<Arc<str>>,
+) {
     let Some(part) = &inner.journal else { return };
-    // What was logged last may not have reached the tiers when the process ended.
+    // What was written last may not have reached the tiers when the process ended.
     for key in recovered {
-        let about = K::of_text(key).map_or(About::Group(Group::Prefix(key.clone())), About::Key);
+        let known = if key.is_empty() { None } else { K::of_text(key) };
+        let about = known.map_or(About::Group(Group::Prefix(key.clone())), About::Key);
         (0..inner.far.len()).for_each(|at| inner.owe(at, &about, false));
     }
+    // There may be no far tier any more.
+    part.settle(|key| inner.is_owed(key));
     let (me, wakes) = (inner.me.clone(), part.wakes());
     tokio::spawn(async move {
         while let Some(next) = flush_due(&me).await {

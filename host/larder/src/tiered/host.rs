@@ -572,6 +572,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         });
     }
 
+    /// Whether a far tier is still to drop what it has of a key; of an empty one: whether it is to drop anything.
+    pub(super) fn is_owed(&self, key: &str) -> bool {
+        let name = format!("{}:{key}", self.name);
+        let owes = |far: &Far| if key.is_empty() { far.owing.load(Ordering::Acquire) > 0 } else { far.owes(&name) };
+        self.far.iter().any(owes)
+    }
+
     pub(super) fn owed(&self) -> usize {
         self.far.iter().map(|far| far.owing.load(Ordering::Acquire)).sum::<usize>() + self.news_owed.lock().len()
     }
@@ -587,6 +594,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
     }
 
     async fn pay_tier(&self, far: &Far) -> bool {
+        let owed = far.owing.load(Ordering::Acquire);
+        let done = self.pay_in_order(far).await;
+        // What is owed anew meanwhile may hide that something was paid; then the next time is soon enough.
+        if let Some(part) = self.journal.as_ref().filter(|_| far.owing.load(Ordering::Acquire) < owed) {
+            part.settle(|key| self.is_owed(key));
+        }
+        done
+    }
+
+    async fn pay_in_order(&self, far: &Far) -> bool {
         let numbers: Vec<u64> = far.owed.lock().iter().map(|owed| owed.number).collect();
         for number in numbers {
             // It may have been put together with others meanwhile, or be owed anew.

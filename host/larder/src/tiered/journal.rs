@@ -14,6 +14,10 @@
 //! Every write has a name ([`WriteId`]) that stays its own over retries and restarts. Of two names that one journal has
 //! given, the later is greater: a source that compares them can tell what a dead process had still under way.
 //!
+//! **What far tiers are owed outlives the process.** Where a flush has saved a write and a far tier could not be told, what
+//! is left of the write is its key, which is not saved again: after a restart the tier drops what it has of the key. It
+//! goes when the tier has done so, or when the key is written again.
+//!
 //! **What is lost, and when.** Nothing that was acknowledged: a write leaves the journal when the source has it, or when a
 //! newer write of the key is there, or when an operator says so. A write that the source will never take becomes a *dead
 //! letter*: it stays, is listed, and can be retried or discarded. A write that failed for want of disk may be there after a
@@ -28,7 +32,7 @@ mod file;
 mod index;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 #[cfg(feature = "journal")]
 use std::path::Path;
 use std::path::PathBuf;
@@ -300,7 +304,10 @@ pub struct JournalStats {
     pub pending: usize,
     /// Dead letters.
     pub dead: usize,
-    /// What both have together, as it counts against the bound.
+    /// Keys that the source has, and of which a far tier that could not be reached may have what is out of date; 1 may
+    /// stand for all of a keyspace. They count against the bounds until that tier has dropped it.
+    pub owed: usize,
+    /// What all these have together, as it counts against the bound.
     pub bytes: usize,
     /// Writers who wait for room.
     pub waiting: usize,
@@ -353,6 +360,7 @@ impl Journal {
         JournalStats {
             pending: index.keyspaces().map(|keyspace| index.pending_of(keyspace)).sum(),
             dead: index.letters().count(),
+            owed: index.owed(),
             bytes: index.bytes(),
             waiting: index.waiting,
             keyspaces: index.keyspaces().filter(waits).map(|name| (name.clone(), index.pending_of(name))).collect(),
@@ -407,8 +415,9 @@ impl Journal {
         heard(told.await)
     }
 
-    /// A keyspace's part of it, and the keys whose writes it has from before.
-    pub(crate) fn attach(&self, keyspace: &Arc<str>) -> Result<(Part, Vec<Arc<str>>), JournalError> {
+    /// A keyspace's part of it, and the keys that far tiers are to drop, because of what it has from before. The empty one stands
+    /// for all.
+    pub(crate) fn attach(&self, keyspace: &Arc<str>) -> Result<(Part, BTreeSet<Arc<str>>), JournalError> {
         let mut state = self.0.state.lock();
         let due = Arc::new(Notify::new());
         if !state.index.attach(keyspace, due.clone()) {
@@ -454,8 +463,8 @@ fn heard(told: Result<Result<(), JournalError>, oneshot::error::RecvError>) -> R
 /// One thing that a commit does.
 enum Deed {
     Log(u64, Arc<Record>),
-    /// The source has it.
-    Done(u64, Arc<Record>),
+    /// The source has it; with what is put in its place, where a far tier is owed.
+    Done(u64, Arc<Record>, Option<Arc<Record>>),
     /// It becomes a dead letter.
     Bury(u64, Arc<Record>),
     /// A dead letter becomes a write again.
@@ -533,10 +542,11 @@ impl Committing {
         drop(state);
         let mut changes: Vec<_> = garbage.iter().map(|number| Change::Remove(*number)).collect();
         changes.extend(queued.iter().filter_map(|Queued { deed, .. }| match deed {
-            Deed::Log(number, record) | Deed::Bury(number, record) | Deed::Revive(number, record) => {
-                Some(Change::Put(*number, record.clone()))
-            }
-            Deed::Done(number, _) | Deed::Discard(number) => Some(Change::Remove(*number)),
+            Deed::Log(number, record)
+            | Deed::Bury(number, record)
+            | Deed::Revive(number, record)
+            | Deed::Done(number, _, Some(record)) => Some(Change::Put(*number, record.clone())),
+            Deed::Done(number, _, None) | Deed::Discard(number) => Some(Change::Remove(*number)),
             Deed::Sweep => None,
         }));
         self.batch = Some(Batch { queued, garbage });
@@ -570,8 +580,8 @@ impl Committing {
                     stats.coalesced += u64::from(index.logged(*number, record.clone(), due));
                 }
                 (Deed::Log(number, record), Err(_)) => index.give_up(*number, record),
-                (Deed::Done(number, record), Ok(())) => {
-                    index.saved(*number, record, later(now, self.shared.options.flush_after));
+                (Deed::Done(number, record, debt), Ok(())) => {
+                    index.saved(*number, record, debt.as_ref(), later(now, self.shared.options.flush_after));
                 }
                 (Deed::Bury(number, letter), Ok(())) => index.bury(*number, letter, now),
                 (Deed::Revive(number, record), Ok(())) => index.revive(*number, record, now),
@@ -668,6 +678,7 @@ impl Part {
             rescue_ms: None,
             logged_at: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
             dead: None,
+            saved: false,
         }
     }
 
@@ -771,6 +782,15 @@ impl Part {
         self.shared.state.lock().index.unsaved_of(&self.keyspace)
     }
 
+    /// Forgets what far tiers are owed no longer. The empty key stands for whatever any of them is owed.
+    pub(crate) fn settle(&self, is_owed: impl Fn(&str) -> bool) {
+        // Asked under the lock: a flush that finds here that its debt is remembered has owed it before.
+        let mut state = self.shared.state.lock();
+        if state.index.settle(&self.keyspace, is_owed) {
+            drop(self.shared.queue(&mut state, Deed::Sweep));
+        }
+    }
+
     async fn sweep(&self, deadline: Instant) {
         let swept = {
             let mut state = self.shared.state.lock();
@@ -853,10 +873,15 @@ impl Flushing {
         Some((self.shared.write_id(number), record.clone()))
     }
 
-    /// The source has what was saved: takes it off the journal, unless there is a newer one, which is flushed later.
-    pub(crate) async fn done(&mut self) -> Result<(), JournalError> {
+    /// The source has what was saved: takes it off the journal, unless there is a newer one, which is flushed later. `is_owed`: a
+    /// far tier is still to drop what it has of the key, and that is kept instead until [`Part::settle`].
+    pub(crate) async fn done(&mut self, is_owed: bool) -> Result<(), JournalError> {
         let Some((number, record)) = self.taken.clone() else { return Ok(()) };
-        let told = self.shared.queue(&mut self.shared.state.lock(), Deed::Done(number, record));
+        let told = {
+            let mut state = self.shared.state.lock();
+            let debt = if is_owed { state.index.debt(number, &record).map(Arc::new) } else { None };
+            self.shared.queue(&mut state, Deed::Done(number, record, debt))
+        };
         heard(told.await)?;
         self.ended = true;
         Ok(())

@@ -157,6 +157,7 @@ fn run(seed: u64, write: &str, flight: &str, own: bool, duties: Duties) -> Tally
                     tier,
                     random: random.clone(),
                     alive: Alive::new(),
+                    is_cut: Arc::default(),
                     fences: duties.fences,
                 };
                 let mut builder =

@@ -1,10 +1,9 @@
 //! Write-behind, in a process that dies: the real driver, component and journal over a disk, a shared tier and a source that
 //! are slow and fail before or after they have done what they were asked. Between operations the process is killed and
 //! started again with what the disk has; rules are reloaded, between write-behind and the patterns that save at once; the
-//! module is swapped for one that traps at every step, and back. In every third run the process lives, and a neighbour
-//! without the journal reads meanwhile and puts into the shared tier what the source has still. (What a tier was owed
-//! dies with a process, so the two do not go together.) tokio's clock is paused and everything random comes from the
-//! seed, so a seed is a run.
+//! module is swapped for one that traps at every step, and back; the shared tier is cut off. In every third run a neighbour
+//! without the journal reads meanwhile, and puts into the shared tier what the source has still. tokio's clock is paused and
+//! everything random comes from the seed, so a seed is a run.
 //!
 //! Writes are numbered as they become durable: those that are logged by the disk, others by the source. Held against that:
 //!
@@ -16,7 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -52,6 +51,7 @@ struct Durable {
     names: HashMap<u64, WriteId>,
     told_apart: u64,
     commits: u64,
+    owed: u64,
     wrong: Vec<String>,
     /// What happened, for whoever looks into a failure.
     history: Vec<String>,
@@ -73,6 +73,11 @@ impl Durable {
         self.commits += 1;
         for change in changes {
             match change {
+                Change::Put(number, record) if record.saved => {
+                    self.records.insert(*number, record.clone());
+                    self.owed += 1;
+                    self.history.push(format!("key {}: {number} is saved, a tier is owed", record.key));
+                }
                 Change::Put(number, record) => {
                     assert!(!self.records.contains_key(number), "a number is given once");
                     let value = value_of(record);
@@ -286,6 +291,8 @@ struct World {
     random: Arc<Random>,
     durable: Arc<Mutex<Durable>>,
     far: Arc<MemoryTier>,
+    /// The shared tier is cut off from the process that has the journal.
+    is_cut: Arc<AtomicBool>,
     is_honest: bool,
 }
 
@@ -298,19 +305,21 @@ impl World {
         let disk =
             Disk { durable: durable.clone(), random: random.clone(), alive: alive.clone(), is_honest: self.is_honest };
         let journal = Journal::builder().max_entries(8).flush_after(ms(20)).flush_batch(2).open_on(disk, contents);
-        let cache = self.cache(modules, &alive, "write-behind", |builder| builder.journal(journal.clone()));
+        let is_cut = self.is_cut.clone();
+        let cache = self.cache(modules, &alive, is_cut, "write-behind", |builder| builder.journal(journal.clone()));
         Process { cache, journal, alive }
     }
 
     /// A process that has no journal, and never dies.
     fn neighbour(&self, modules: &Modules) -> Tiered<u64, u64> {
-        self.cache(modules, &Alive::new(), "write-invalidate", |builder| builder)
+        self.cache(modules, &Alive::new(), Arc::default(), "write-invalidate", |builder| builder)
     }
 
     fn cache(
         &self,
         modules: &Modules,
         alive: &Alive,
+        is_cut: Arc<AtomicBool>,
         write: &str,
         with: impl FnOnce(TieredBuilder<u64, u64>) -> TieredBuilder<u64, u64>,
     ) -> Tiered<u64, u64> {
@@ -321,7 +330,7 @@ impl World {
             .keyspace("k")
             .max_capacity(32)
             .policy(modules.policy.clone())
-            .far(Network { tier: self.far.clone(), random: random.clone(), alive: alive.clone(), fences: true })
+            .far(Network { tier: self.far.clone(), random: random.clone(), alive: alive.clone(), is_cut, fences: true })
             .codec(Codec::new(|value: &u64| value.to_le_bytes().to_vec(), number))
             .source(Database { durable, random, alive: alive.clone(), saves_many })
             .seed(self.seed)
@@ -346,6 +355,7 @@ struct Tally {
     fallbacks: u64,
     failed_commits: u64,
     coalesced: u64,
+    owed: u64,
     wrong: Vec<String>,
     history: Vec<String>,
 }
@@ -368,7 +378,8 @@ fn run(seed: u64, modules: &Modules, is_honest: bool) -> Tally {
     runtime.block_on(async {
         let random = Arc::new(Random::new(seed));
         let far = Arc::new(MemoryTier::new(64).unwrap());
-        let world = World { seed, random: random.clone(), durable: Arc::default(), far, is_honest };
+        let world =
+            World { seed, random: random.clone(), durable: Arc::default(), far, is_cut: Arc::default(), is_honest };
         let current = Arc::new(Mutex::new(Arc::new(world.start(modules))));
         let floors: Arc<[AtomicU64; KEYS as usize]> = Arc::default();
         let tally = Arc::new(Mutex::new(Tally::default()));
@@ -424,19 +435,27 @@ fn run(seed: u64, modules: &Modules, is_honest: bool) -> Tally {
             let (at, kind, key, cache) = (random.below(500), random.below(4), random.below(KEYS), neighbour.clone());
             tasks.push(tokio::spawn(async move {
                 sleep(ms(at)).await;
-                match kind {
-                    0 => drop(cache.invalidate(&key).await),
-                    _ => drop(cache.get(&key).await),
+                if kind > 0 {
+                    drop(cache.invalidate(&key).await);
                 }
+                drop(cache.get(&key).await);
             }));
         }
         // What happens to the process meanwhile.
         for _ in 0..8 {
             sleep(ms(random.below(100))).await;
             let process = current.lock().unwrap().clone();
-            match random.below(5) {
-                0 | 1 if neighbour.is_some() => {}
-                0 | 1 => {
+            match random.below(7) {
+                kind @ (0 | 1 | 5 | 6) => {
+                    if kind > 0 {
+                        world.is_cut.store(true, SeqCst);
+                        world.durable.lock().unwrap().history.push("the tier is cut off".into());
+                        sleep(ms(random.below(60))).await;
+                        world.is_cut.store(false, SeqCst);
+                    }
+                    if kind > 5 {
+                        continue;
+                    }
                     process.alive.kill();
                     world.durable.lock().unwrap().history.push("killed".into());
                     tally.lock().unwrap().deaths += 1;
@@ -488,6 +507,7 @@ fn run(seed: u64, modules: &Modules, is_honest: bool) -> Tally {
         }
         tally.wrong.append(&mut durable.wrong);
         tally.told_apart = durable.told_apart;
+        tally.owed = durable.owed;
         tally.history = std::mem::take(&mut durable.history);
         tally
     })
@@ -517,10 +537,12 @@ fn nothing_that_was_acknowledged_is_lost_or_out_of_order() {
         all.fallbacks += tally.fallbacks;
         all.failed_commits += tally.failed_commits;
         all.coalesced += tally.coalesced;
+        all.owed += tally.owed;
     }
     println!("{all:?}");
     if count > 1 {
-        let tried = [all.deaths, all.journal_loads, all.fallbacks, all.failed_commits, all.coalesced, all.told_apart];
+        let Tally { deaths, journal_loads, fallbacks, failed_commits, coalesced, told_apart, owed, .. } = all;
+        let tried = [deaths, journal_loads, fallbacks, failed_commits, coalesced, told_apart, owed];
         assert!(tried.iter().all(|tried| *tried > 0), "the runs are too tame: {all:?}");
         assert!(all.reads > 30 * count && all.acknowledged > 10 * count, "too little was checked: {all:?}");
     }

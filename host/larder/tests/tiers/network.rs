@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use larder::tiered::{BoxFuture, FarCopy, Looked, MemoryTier, Put, Scope, Tier, TierError, Token};
@@ -108,6 +108,8 @@ pub(crate) struct Network {
     pub(crate) random: Arc<Random>,
     /// Whose connection it is.
     pub(crate) alive: Alive,
+    /// Nothing comes through.
+    pub(crate) is_cut: Arc<AtomicBool>,
     pub(crate) fences: bool,
 }
 
@@ -120,6 +122,9 @@ impl Network {
             self.alive.or_never().await;
             self.random.while_passes(3).await;
             let cut_off = || TierError::Unavailable("cut off".into());
+            if self.is_cut.load(SeqCst) {
+                return Err(cut_off());
+            }
             let landing = call(self.tier.clone());
             match self.random.luck() {
                 Luck::Fine => {
@@ -143,7 +148,7 @@ impl Network {
         &'a self,
         call: impl Fn(Arc<MemoryTier>) -> BoxFuture<'static, Result<T, TierError>> + Send + 'a,
     ) -> BoxFuture<'a, Result<T, TierError>> {
-        if self.alive.is() && self.random.below(40) == 0 {
+        if self.alive.is() && !self.is_cut.load(SeqCst) && self.random.below(40) == 0 {
             let late = call(self.tier.clone());
             let after = ms(self.random.below(60));
             tokio::spawn(async move {

@@ -16,7 +16,7 @@ use larder::tiered::{
 };
 use tokio::time::sleep;
 
-use crate::world::numbers;
+use crate::world::{FlakyTier, numbers};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -713,5 +713,72 @@ fn a_shutdown_waits_for_what_is_being_logged() {
         assert_eq!(cache.shutdown(Duration::MAX).await, 0);
         writing.await.unwrap().unwrap();
         assert_eq!(database.saved(), [(1, Some(10))]);
+    });
+}
+
+#[test]
+fn what_a_tier_is_owed_outlives_the_process() {
+    let directory = tempfile::tempdir().unwrap();
+    life(async {
+        let (database, far) = (Database::new(), Arc::new(FlakyTier::new(100)));
+        database.values.lock().unwrap().extend((1..=20).map(|key| (key, 10)));
+        let neighbour = || {
+            let builder = Tiered::<u64, u64>::builder().keyspace("orders").max_capacity(100).seed(2);
+            builder.source(database.clone()).codec(numbers()).far(far.clone()).build().unwrap()
+        };
+        let old = neighbour();
+        let open = || journal().max_entries(64).open(directory.path().join("orders.journal"));
+        let file = open().await.unwrap();
+        let orders = cache(&file, &database).far(far.clone()).build().unwrap();
+        // Between log and flush, another process puts into the tier what the source has still.
+        let (orders_of, old_of, far_of) = (&orders, &old, &far);
+        let write = async |key, value| {
+            orders_of.insert(key, value).await.unwrap();
+            old_of.invalidate(&key).await.unwrap();
+            assert_eq!(old_of.get(&key).await.unwrap(), Some(10));
+        };
+        let flush = async || {
+            far_of.fail(true);
+            sleep(ms(300)).await;
+        };
+        write(1, 11).await;
+        flush().await;
+        assert_eq!((database.saved().len(), file.stats().pending, file.stats().owed), (1, 0, 1));
+        // One that is written again takes the place.
+        orders.insert(1, 12).await.unwrap_err();
+        assert_eq!((file.stats().pending, file.stats().owed), (1, 0));
+        flush().await;
+        assert_eq!((file.stats().pending, file.stats().owed), (0, 1));
+        // More than a part of the journal: all of the keyspace.
+        far.fail(false);
+        sleep(ms(20_000)).await;
+        assert_eq!((file.stats().owed, file.stats().bytes), (0, 0));
+        for key in 2..=20 {
+            write(key, 11).await;
+        }
+        flush().await;
+        assert_eq!((file.stats().pending, file.stats().owed), (0, 19), "one batch");
+        orders.insert(21, 11).await.unwrap_err();
+        flush().await;
+        assert_eq!((database.saved().len(), file.stats().pending, file.stats().owed), (22, 0, 1));
+        // It dies, and so does the next one, before the tier is back.
+        drop((orders, file));
+        let file = open().await.unwrap();
+        let orders = cache(&file, &database).far(far.clone()).build().unwrap();
+        assert_eq!(orders.get(&2).await.unwrap(), Some(11));
+        sleep(ms(300)).await;
+        assert_eq!(file.stats().owed, 1);
+        drop((orders, file));
+        far.fail(false);
+        let file = open().await.unwrap();
+        let orders = cache(&file, &database).far(far.clone()).build().unwrap();
+        assert_eq!(orders.get(&2).await.unwrap(), Some(11));
+        sleep(ms(20_000)).await;
+        assert_eq!((orders.stats().owed, file.stats().owed, file.stats().bytes), (0, 0, 0));
+        let new = neighbour();
+        for key in 1..=20 {
+            assert_eq!(new.get(&key).await.unwrap(), Some(if key == 1 { 12 } else { 11 }), "of {key}");
+        }
+        assert_eq!(database.saved().len(), 22, "nothing is saved again");
     });
 }

@@ -4,7 +4,7 @@
 //! number it gave. A commit is one transaction of redb's, which a crash leaves done or undone, and each page has a
 //! checksum; the file is checked when it is opened. (Why redb: ARCHITECTURE.md, "Choices of libraries".)
 //!
-//! A record is a byte for its format and then [`OnDisk`] as postcard has it.
+//! A record is a byte for what it is and then [`OnDisk`] as postcard has it.
 //!
 //! **When it is opened, and after its disk has failed, the file is copied**, beside itself, and the copy takes its place. Where a
 //! sync fails, Linux drops what it had not written, goes on showing it to whoever reads, and says so once, perhaps to a process
@@ -41,9 +41,14 @@ use crate::tiered::panics::caught;
 const WRITES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("larder-journal-writes");
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("larder-journal");
 
-/// The format of the tables, and of the records.
-const FORMAT: u64 = 1;
-const RECORD_FORMAT: u8 = 1;
+/// The newest format that is known. A journal has the first one until there is a [`DEBT`] in it, so that the version before can
+/// open it until then.
+const FORMAT: u64 = 2;
+const FIRST_FORMAT: u64 = 1;
+
+/// What a record is: a write or a dead letter; or what far tiers are owed for a write that the source has.
+const WRITE: u8 = 1;
+const DEBT: u8 = 2;
 
 /// Numbers are given one by one, and do not come so far. Beyond it there would be no next.
 const MOST: u64 = 1 << 62;
@@ -80,12 +85,14 @@ fn encode(record: &Record) -> Result<Vec<u8>, postcard::Error> {
         logged_at: record.logged_at,
         dead: record.dead.as_deref(),
     };
-    postcard::to_extend(&on_disk, vec![RECORD_FORMAT])
+    postcard::to_extend(&on_disk, vec![if record.saved { DEBT } else { WRITE }])
 }
 
 fn decode(bytes: &[u8]) -> Result<Record, String> {
-    let on_disk: OnDisk<'_> = match bytes {
-        [RECORD_FORMAT, rest @ ..] => postcard::from_bytes(rest).map_err(|error| error.to_string())?,
+    let (format, on_disk): (u8, OnDisk<'_>) = match bytes {
+        [format @ (WRITE | DEBT), rest @ ..] => {
+            (*format, postcard::from_bytes(rest).map_err(|error| error.to_string())?)
+        }
         [format, ..] => return Err(format!("it has format {format}, which this version does not know")),
         [] => return Err("it is empty".into()),
     };
@@ -100,6 +107,7 @@ fn decode(bytes: &[u8]) -> Result<Record, String> {
         rescue_ms: on_disk.rescue_ms,
         logged_at: on_disk.logged_at,
         dead: on_disk.dead.map(Arc::from),
+        saved: format == DEBT,
     })
 }
 
@@ -442,7 +450,7 @@ fn make(database: &Database) -> Result<Contents, redb::Error> {
     let writing = database.begin_write()?;
     {
         let mut about = writing.open_table(ABOUT)?;
-        about.insert("format", FORMAT)?;
+        about.insert("format", FIRST_FORMAT)?;
         about.insert("id", id)?;
         about.insert("last", 0)?;
         writing.open_table(WRITES)?;
@@ -486,6 +494,9 @@ fn write(database: &Database, changes: &[Change]) -> Result<(), WriteError> {
             if about.get("last")?.is_none_or(|before| before.value() < last) {
                 about.insert("last", last)?;
             }
+            if changes.iter().any(|change| matches!(change, Change::Put(_, record) if record.saved)) {
+                about.insert("format", FORMAT)?;
+            }
         }
         writing.commit()?;
         Ok(())
@@ -528,6 +539,7 @@ mod tests {
             rescue_ms: Some(u64::MAX),
             logged_at: 1_700_000_000_000,
             dead: None,
+            saved: false,
         })
     }
 
@@ -540,7 +552,9 @@ mod tests {
     #[test]
     fn a_record_is_read_back_and_its_format_does_not_change() {
         let dead = Record { dead: Some("no".into()), value: None, ..(*record("7", None)).clone() };
-        for record in [(*record("7", Some(b"value"))).clone(), (*record("", None)).clone(), dead] {
+        let debt = record("7", Some(b"value")).debt("7".into());
+        assert_eq!(encode(&debt).unwrap()[..10], *[&[2, 6][..], b"orders", &[1], b"7"].concat());
+        for record in [(*record("7", Some(b"value"))).clone(), (*record("", None)).clone(), dead, debt] {
             assert_eq!(decode(&encode(&record).unwrap()).unwrap(), record);
         }
         let bytes = encode(&record("7", Some(b"ab"))).unwrap();
@@ -563,7 +577,7 @@ mod tests {
             &[0x80, 0xd0, 0x95, 0xff, 0xbc, 0x31, 0],
         ];
         assert_eq!(bytes, expected.concat());
-        assert!(decode(&[2, 0]).unwrap_err().contains("format 2"));
+        assert!(decode(&[3, 0]).unwrap_err().contains("format 3"));
         assert!(decode(&[]).is_err());
         assert!(decode(&bytes[..10]).is_err());
     }
@@ -584,6 +598,27 @@ mod tests {
         assert_eq!(contents.records, [(2, record("b", None))]);
         let (_, other) = FileStore::open(&directory.path().join("other")).unwrap();
         assert_ne!(other.id, id);
+    }
+
+    #[test]
+    fn the_version_before_can_open_it_until_something_is_owed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        let format = || {
+            let database = Database::open(&path).unwrap();
+            let reading = database.begin_read().unwrap();
+            reading.open_table(ABOUT).unwrap().get("format").unwrap().unwrap().value()
+        };
+        let (store, _) = FileStore::open(&path).unwrap();
+        commit(&store, vec![Change::Put(1, record("a", Some(b"1")))]).unwrap();
+        drop(store);
+        assert_eq!(format(), 1);
+        let (store, _) = FileStore::open(&path).unwrap();
+        let debt = Arc::new(record("a", Some(b"1")).debt("a".into()));
+        commit(&store, vec![Change::Put(1, debt.clone())]).unwrap();
+        drop(store);
+        assert_eq!(format(), 2);
+        assert_eq!(FileStore::open(&path).unwrap().1.records, [(1, debt)]);
     }
 
     #[test]
@@ -638,7 +673,7 @@ mod tests {
         writing.commit().unwrap();
         drop(database);
         let error = open().unwrap_err();
-        assert!(matches!(error, JournalError::Newer { found: 9, known: 1, .. }), "{error}");
+        assert!(matches!(error, JournalError::Newer { found: 9, known: 2, .. }), "{error}");
         // Of numbers after which there is none.
         for in_about in [true, false] {
             fs::remove_file(&path).unwrap();

@@ -26,6 +26,9 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 /// So many batches of a keyspace are flushed at once, so that a key whose saves hang does not hold up the others.
 const MOST_BATCHES: usize = 4;
 
+/// So many keys of a keyspace are remembered as owed one by one, as in memory.
+const MOST_OWED: usize = 1_000;
+
 pub(super) struct Index {
     bounds: Bounds,
     /// The number of the newest write.
@@ -61,6 +64,9 @@ struct Keyspace {
     /// Those that are due at a moment: after a failure, or because somebody waits.
     timed: BTreeMap<(Instant, u64), Arc<str>>,
     taken: usize,
+    /// What far tiers are still to drop, though the source has it: of each key, with the number of its write. The empty key
+    /// stands for all of the keyspace.
+    owed: HashMap<Arc<str>, (u64, Arc<Record>)>,
     /// Keys of dead letters that have come back.
     revived: BTreeSet<Arc<str>>,
     /// What is held while a save of a key runs, whoever asked for it, and whether anybody waits for it still or not.
@@ -141,6 +147,10 @@ impl Index {
         };
         for (number, record) in records {
             index.last = index.last.max(number);
+            if record.saved {
+                index.owe(number, record);
+                continue;
+            }
             index.count(&record);
             if record.dead.is_some() {
                 index.dead.insert(number, record);
@@ -220,6 +230,10 @@ impl Index {
 
     /// A write is in the store: from now on it is its key's. Whether it took the place of another.
     fn accept(&mut self, number: u64, record: Arc<Record>, due: Instant) -> bool {
+        // While there is a write of a key, that speaks for what is owed, too.
+        if !record.key.is_empty() {
+            self.settle(&record.keyspace, |key| *key != *record.key);
+        }
         let keyspace = self.keyspaces.entry(record.keyspace.clone()).or_default();
         let Some(entry) = keyspace.entries.get_mut(&record.key) else {
             let at = (due, number);
@@ -275,12 +289,13 @@ impl Index {
         self.keyspaces.get(keyspace).map_or(0, |keyspace| keyspace.entries.len() + keyspace.logging)
     }
 
-    /// In the order in which they were logged.
-    pub(super) fn keys_of(&self, keyspace: &str) -> Vec<Arc<str>> {
-        let entries = self.keyspaces.get(keyspace).into_iter().flat_map(|keyspace| keyspace.entries.values());
-        let mut keys: Vec<_> = entries.map(|entry| (entry.number, entry.record.key.clone())).collect();
-        keys.sort_unstable_by_key(|(number, _)| *number);
-        keys.into_iter().map(|(_, key)| key).collect()
+    /// The keys of which far tiers may have what is out of date when a process ends: those with a write, with what is owed, or
+    /// with a dead letter, whose copies may not all have gone.
+    pub(super) fn keys_of(&self, keyspace: &str) -> BTreeSet<Arc<str>> {
+        let of = self.keyspaces.get(keyspace).into_iter();
+        let keys = of.flat_map(|of| of.entries.keys().chain(of.owed.keys()));
+        let dead = self.dead.values().filter(|letter| *letter.keyspace == *keyspace).map(|letter| &letter.key);
+        keys.chain(dead).cloned().collect()
     }
 
     pub(super) fn letters(&self) -> impl Iterator<Item = (u64, &Arc<Record>)> {
@@ -395,18 +410,68 @@ impl Index {
         turn
     }
 
-    /// The source has a write, and the store has it no longer. A newer one of the key is due later.
-    pub(super) fn saved(&mut self, number: u64, record: &Arc<Record>, due: Instant) {
+    /// The source has a write, and the store has it no longer, or what is owed in its place. A newer one of the key is due later.
+    pub(super) fn saved(&mut self, number: u64, record: &Arc<Record>, debt: Option<&Arc<Record>>, due: Instant) {
         let Some(keyspace) = self.keyspaces.get_mut(&record.keyspace) else { return };
         let Some(entry) = keyspace.entries.get_mut(&record.key) else { return };
         if entry.number == number {
             keyspace.place(&record.key, None);
             self.uncount(record);
+            if let Some(debt) = debt {
+                self.owe(number, debt.clone());
+            }
         } else {
             entry.failures = 0;
             let place = Place::Young((due, entry.number));
             keyspace.place(&record.key, Some(place));
+            if let Some(debt) = debt {
+                self.discard_later(number, debt);
+            }
         }
+    }
+
+    // ---- what far tiers are owed
+
+    /// What is to be in the store in place of a write that the source has, and of which a far tier does not know; none
+    /// where something there says it already, as a newer write of the key does. Beyond a part of the bounds, it is said of
+    /// all of the keyspace at once: a tier that is down is not to fill the journal.
+    pub(super) fn debt(&self, number: u64, record: &Record) -> Option<Record> {
+        let Keyspace { entries, owed, .. } = self.keyspaces.get(&record.keyspace)?;
+        // With a newer write, nobody would take it out again where the commit fails and is done.
+        if entries.get(&record.key).is_none_or(|entry| entry.number != number) || owed.contains_key("") {
+            return None;
+        }
+        let bytes: usize = owed.values().map(|(_, debt)| debt.bytes()).sum();
+        let is_much = owed.len() >= MOST_OWED.min(self.bounds.entries / 8) || bytes > self.bounds.bytes / 8;
+        Some(record.debt(if is_much { Arc::default() } else { record.key.clone() }))
+    }
+
+    /// It is in the store.
+    fn owe(&mut self, number: u64, debt: Arc<Record>) {
+        self.settle(&debt.keyspace, |key| !debt.key.is_empty() && *key != *debt.key);
+        let keyspace = self.keyspaces.entry(debt.keyspace.clone()).or_default();
+        let has_write = keyspace.entries.contains_key(&debt.key);
+        if has_write && !debt.key.is_empty() {
+            self.discard_later(number, &debt);
+            return;
+        }
+        keyspace.owed.insert(debt.key.clone(), (number, debt.clone()));
+        self.count(&debt);
+    }
+
+    /// What is owed no longer goes with the next commit; whether there is such.
+    pub(super) fn settle(&mut self, keyspace: &str, is_owed: impl Fn(&str) -> bool) -> bool {
+        let Some(of) = self.keyspaces.get_mut(keyspace) else { return false };
+        let paid: Vec<_> = of.owed.extract_if(|key, _| !is_owed(key)).map(|(_, debt)| debt).collect();
+        for (number, debt) in &paid {
+            self.uncount(debt);
+            self.discard_later(*number, debt);
+        }
+        !paid.is_empty()
+    }
+
+    pub(super) fn owed(&self) -> usize {
+        self.keyspaces.values().map(|keyspace| keyspace.owed.len()).sum()
     }
 
     /// A flush has come to nothing: the key rests.
@@ -477,6 +542,7 @@ mod tests {
             rescue_ms: None,
             logged_at: 0,
             dead: None,
+            saved: false,
         })
     }
 
@@ -507,6 +573,8 @@ mod tests {
         /// Keys in hand, with what is being saved.
         taken: Vec<(usize, u64, Saving)>,
         letters: BTreeMap<u64, u64>,
+        /// Keys that the source has, and of which a tier does not know.
+        owed: BTreeSet<(usize, u64)>,
         values: u64,
     }
 
@@ -585,8 +653,16 @@ mod tests {
                 _ => {
                     let before = self.saved.insert((keyspace, key), value(&record));
                     assert!(before.is_none_or(|before| before <= value(&record)), "out of order");
-                    self.commit(&[], &[number], true);
-                    self.index.saved(number, &record, at(self.now + 50));
+                    if self.below(2) == 0 {
+                        self.owed.insert((keyspace, key));
+                    }
+                    let is_owed = self.owed.contains(&(keyspace, key));
+                    let debt = is_owed.then(|| self.index.debt(number, &record).map(Arc::new)).flatten();
+                    match &debt {
+                        None => self.commit(&[], &[number], true),
+                        Some(debt) => self.commit(&[(number, debt.clone())], &[], true),
+                    }
+                    self.index.saved(number, &record, debt.as_ref(), at(self.now + 50));
                     if self.waits.get(&(keyspace, key)) == Some(&value(&record)) {
                         self.waits.remove(&(keyspace, key));
                     }
@@ -603,6 +679,8 @@ mod tests {
                 self.commit(&[], &[number], true);
                 self.index.discard(number);
                 self.letters.remove(&number);
+                // With an operator's word for it.
+                self.owed.remove(&(usize::from(&*letter.keyspace == "b"), letter.key.parse().unwrap()));
             } else if self.index.newest(&letter.keyspace, &letter.key).is_none() {
                 let record = Arc::new(Record { dead: None, ..(*letter).clone() });
                 let keyspace = usize::from(&*record.keyspace == "b");
@@ -616,14 +694,28 @@ mod tests {
             }
         }
 
+        /// A tier has dropped what it has of some keys, or of all.
+        fn pay(&mut self) {
+            let (keyspace, name) = [(0, "a"), (1, "b")][self.below(2) as usize];
+            let paid = self.below(9);
+            self.owed.retain(|(owes, key)| *owes != keyspace || paid < 6 && *key != paid);
+            let owed: BTreeSet<_> =
+                self.owed.iter().filter(|(owes, _)| *owes == keyspace).map(|(_, key)| *key).collect();
+            let is_owed = |key: &str| match key {
+                "" => !owed.is_empty(),
+                key => owed.contains(&key.parse().unwrap()),
+            };
+            self.index.settle(name, is_owed);
+        }
+
         /// The process dies, and another one starts with what the disk has.
         fn crash(&mut self) {
             let records = self.disk.0.iter().map(|(number, record)| (*number, record.clone())).collect();
             // What failed and was there all the same counts now.
-            for (number, record) in &self.disk.0 {
+            for (number, record) in self.disk.0.iter().filter(|(_, record)| !record.saved) {
                 let key = (usize::from(&*record.keyspace == "b"), record.key.parse().unwrap());
                 let is_newest = self.disk.0.iter().filter(|(_, other)| {
-                    other.key == record.key && other.keyspace == record.keyspace && other.dead.is_none()
+                    other.key == record.key && other.keyspace == record.keyspace && other.dead.is_none() && !other.saved
                 });
                 if record.dead.is_none() && is_newest.map(|(number, _)| number).max() == Some(number) {
                     assert!(self.waits.get(&key).is_none_or(|waits| *waits <= value(record)), "an older one is newest");
@@ -654,7 +746,17 @@ mod tests {
             }
             let kept: usize = self.index.pending().map(|(_, record, _)| record.bytes()).sum();
             let dead: usize = self.index.letters().map(|(_, letter)| letter.bytes()).sum();
-            assert_eq!((self.index.entries, self.index.bytes), (found.len() + letters.len(), kept + dead));
+            let debts = || self.index.keyspaces.values().flat_map(|keyspace| keyspace.owed.values());
+            let owed: usize = debts().map(|(_, debt)| debt.bytes()).sum();
+            let count = found.len() + letters.len() + debts().count();
+            assert_eq!((self.index.entries, self.index.bytes), (count, kept + dead + owed));
+            for (number, debt) in debts() {
+                assert_eq!(self.disk.0.get(number), Some(debt), "it is durable");
+            }
+            for (keyspace, key) in &self.owed {
+                let known = self.index.keys_of(["a", "b"][*keyspace]);
+                assert!(known.contains("") || known.contains(&*key.to_string()), "{key} is owed");
+            }
             assert_eq!(
                 self.index.garbage_bytes,
                 self.index.garbage.values().map(|garbage| garbage.bytes).sum::<usize>()
@@ -681,7 +783,7 @@ mod tests {
     /// Random histories with failed commits and crashes, beside a model.
     #[test]
     fn the_newest_write_of_each_key_is_kept_through_failures_and_crashes() {
-        let (mut pending, mut letters) = (0, 0);
+        let (mut pending, mut letters, mut owed, mut all_owed) = (0, 0, 0, 0);
         for seed in 1..400u64 {
             let mut world = World {
                 index: Index::recover(BOUNDS, 0, Vec::new(), at(0)),
@@ -692,12 +794,14 @@ mod tests {
                 saved: BTreeMap::new(),
                 taken: Vec::new(),
                 letters: BTreeMap::new(),
+                owed: BTreeSet::new(),
                 values: 0,
             };
             for _ in 0..300 {
                 world.now += world.below(30);
                 match world.below(40) {
                     0 => world.crash(),
+                    39 => world.pay(),
                     1..=2 => world.letter(),
                     3..=15 => world.log(),
                     16 => {
@@ -709,8 +813,11 @@ mod tests {
                 world.check();
                 pending += world.waits.len();
                 letters += world.letters.len();
+                owed += world.index.owed();
+                all_owed += usize::from(world.index.keys_of("a").contains(""));
             }
         }
+        assert!(owed > 10_000 && all_owed > 1_000, "{owed} {all_owed}");
         assert!(pending > 100_000 && letters > 1_000, "{pending} {letters}");
     }
 

@@ -29,9 +29,29 @@ pub struct Record {
     pub logged_at: u64,
     /// It is a dead letter: the source will never take it, and said why.
     pub dead: Option<Arc<str>>,
+    /// The source has it, so it is not saved again, and its value is left out; a far tier is still to drop what it has of the
+    /// key. Without a key: of all keys of the keyspace.
+    pub saved: bool,
 }
 
 impl Record {
+    /// What is left of a write that the source has, while a far tier does not know of it; `key`: of which key.
+    pub(super) fn debt(&self, key: Arc<str>) -> Record {
+        Record {
+            keyspace: self.keyspace.clone(),
+            key,
+            value: None,
+            validator: None,
+            tags: Arc::default(),
+            fresh_ms: None,
+            stale_ms: None,
+            rescue_ms: None,
+            logged_at: self.logged_at,
+            dead: None,
+            saved: true,
+        }
+    }
+
     /// What it counts for against the bytes that a journal may have.
     pub fn bytes(&self) -> usize {
         let texts = |texts: &[Arc<str>]| texts.iter().map(|text| text.len()).sum::<usize>();
