@@ -15,3 +15,11 @@ pub mod replay;
 pub mod scaffold;
 pub mod synthetic;
 pub mod trace;
+
+/// As `eprintln!`; where nobody reads the messages any more, it goes on without them.
+#[macro_export]
+macro_rules! say {
+    ($($what:tt)*) => {
+        drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($what)*))))
+    };
+}

@@ -23,14 +23,20 @@ fn main() -> ExitCode {
     match run(cli.command) {
         Ok(code) => ExitCode::from(code),
         // Who reads our output has read enough, as `head` does.
-        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
-            ExitCode::SUCCESS
-        }
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", output::told(&error));
+            larder_cli::say!("error: {}", output::told(&error));
             ExitCode::from(code(&error))
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = match error.downcast_ref::<serde_json::Error>() {
+        Some(error) => error.io_error_kind(),
+        None => error.downcast_ref::<io::Error>().map(io::Error::kind),
+    };
+    kind == Some(io::ErrorKind::BrokenPipe)
 }
 
 /// The exit code that the help promises for an error.
@@ -156,7 +162,7 @@ fn replay_traces(args: Replay) -> anyhow::Result<u8> {
     if let (Some(asked), Some(run)) = (args.shards, runs.first())
         && asked.get() as u64 != run.shards
     {
-        eprintln!("--shards {asked} was rounded up to {}: the shards of a cache are a power of two", run.shards);
+        larder_cli::say!("--shards {asked} was rounded up to {}: the shards of a cache are a power of two", run.shards);
     }
     outcomes.iter().for_each(remark);
     if let Some(path) = args.plot {
@@ -175,7 +181,7 @@ fn remark(outcome: &Outcome) {
     let which = format!("{} at {}, {}", run.trace, output::grouped(run.capacity), run.policy);
     let percent = |ratio: Option<f64>| ratio.map_or("none".into(), |ratio| format!("{:.2} %", 100.0 * ratio));
     for (at, swap) in &outcome.swaps {
-        eprintln!(
+        larder_cli::say!(
             "{which}: swapped {} for {} at request {}: {} entries adopted, {} evicted, pause {:.0?}, took {:.0?}, \
              hit ratio {} before, {} after",
             swap.from,
@@ -190,7 +196,7 @@ fn remark(outcome: &Outcome) {
         );
     }
     if let Some(shadow) = &outcome.shadow {
-        eprintln!(
+        larder_cli::say!(
             "{which}: {} would have had {} where the cache had {}, on {} of the keys ({} requests){}",
             shadow.policy,
             percent(Some(shadow.shadow_hit_ratio())),
@@ -203,11 +209,11 @@ fn remark(outcome: &Outcome) {
     if run.faults > 0 {
         let (faults, traps) = (output::grouped(run.faults), outcome.traps);
         let ending = if traps > 0 { "; the cache went on without the policy" } else { "" };
-        eprintln!("{which}: {faults} faults, {traps} of them fatal{ending}");
-        outcome.faults.iter().take(3).for_each(|fault| eprintln!("  {fault}"));
+        larder_cli::say!("{which}: {faults} faults, {traps} of them fatal{ending}");
+        outcome.faults.iter().take(3).for_each(|fault| larder_cli::say!("  {fault}"));
     }
     for policy in &outcome.faulty {
-        eprintln!("  `larder policy check {policy}` finds out what it does wrong");
+        larder_cli::say!("  `larder policy check {policy}` finds out what it does wrong");
     }
 }
 
@@ -223,7 +229,7 @@ fn check(file: &str, suite: &Suite) -> anyhow::Result<u8> {
     };
     let (name, version) = (module.name(), &module.description().version);
     let bar = replay::bar(io::stderr().is_terminal(), suite.seeds.end - suite.seeds.start, name.into());
-    let verdict = modules::check(&module, suite, &bar, |words| bar.suspend(|| eprintln!("{words}")));
+    let verdict = modules::check(&module, suite, &bar, |words| bar.suspend(|| larder_cli::say!("{words}")));
     bar.finish_and_clear();
     let mut out = io::stdout();
     match verdict {

@@ -91,7 +91,7 @@ async fn each_of(
         match ask(name, tier).await {
             Ok(()) => {}
             Err(error) if error.is::<TierError>() => {
-                eprintln!("error: {}", told(&error));
+                crate::say!("error: {}", told(&error));
                 have_all_answered = false;
             }
             Err(error) => return Err(error),
@@ -148,7 +148,7 @@ pub fn keys(args: &Keys, out: &mut impl Write) -> anyhow::Result<u8> {
         });
         let have_all_answered = have_all_answered.await?;
         if left == 0 {
-            eprintln!("the first {} keys; --limit for more, --prefix for others", args.limit);
+            crate::say!("the first {} keys; --limit for more, --prefix for others", args.limit);
         }
         Ok(if have_all_answered { exit::SUCCESS } else { exit::FAILURE })
     })
@@ -294,7 +294,7 @@ pub fn invalidate(args: &Invalidate, out: &mut impl Write) -> anyhow::Result<u8>
                 Ok(()) => done.push(what),
                 Err(error) => {
                     have_all_been_told = false;
-                    eprintln!("error: {}: {}", shown(&what), told(&error.into()));
+                    crate::say!("error: {}: {}", shown(&what), told(&error.into()));
                 }
             }
         }
@@ -302,12 +302,12 @@ pub fn invalidate(args: &Invalidate, out: &mut impl Write) -> anyhow::Result<u8>
             writeln!(out, "{verb} in {}: {}", args.keyspace, shown(&done.join(", ")))?;
         }
         if !have_all_been_told {
-            eprintln!(
+            crate::say!(
                 "not everything was {verb}: run this again when what did not answer is back, for nobody makes up for it later"
             );
         }
         if !has_bus {
-            eprintln!(
+            crate::say!(
                 "note: keyspace {} has no bus: what services have in their own memory and on their disks lives until its time is over",
                 args.keyspace
             );

@@ -201,3 +201,28 @@ fn a_replay_outlives_its_policy_and_says_so() {
     assert!(text(&output.stderr).contains("`hostile`: it trapped in `advance`"), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("larder policy check ./trap.wasm"), "{}", text(&output.stderr));
 }
+
+/// As behind `| head`, which has read enough.
+#[test]
+fn who_stops_reading_ends_it_quietly() {
+    let closed = || {
+        let (_, writes) = std::io::pipe().expect("a pipe");
+        writes
+    };
+    let larder = |words: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_larder"));
+        command.args(words.split(' '));
+        command
+    };
+    for words in ["policy list", "policy list --format json", "policy inspect sieve --format json"] {
+        let output = larder(words).stdout(closed()).stderr(std::process::Stdio::piped()).spawn().expect("larder runs");
+        let output = output.wait_with_output().expect("larder ends");
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{words}");
+    }
+    // The exit code is what it would be.
+    for words in ["policy inspect no-such-file", "keys orders --config no-such-file"] {
+        let with = larder(words).output().expect("larder runs").status.code();
+        let without = larder(words).stderr(closed()).status().expect("larder runs").code();
+        assert!(with == without && with.is_some_and(|code| code < 100), "{words}: {with:?}, {without:?}");
+    }
+}

@@ -331,12 +331,30 @@ fn without_secrets(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return "…".into() };
     let (before, behind) = rest.rsplit_once('@').unwrap_or(("", rest));
     let end = behind.find(['?', '#']).unwrap_or(behind.len());
-    match before.find(['/', '?', '#']) {
-        None => format!("{scheme}://{}", &behind[..end]),
-        // What stands before it may be a password with such a letter in it, which should have been encoded, or a path.
-        Some(_) if !before.contains(['?', '#']) => format!("{scheme}://…@{}", &behind[..end]),
-        // Or a query, to which the rest belongs, too.
-        Some(_) => format!("{scheme}://…"),
+    let Some(at) = before.find(['/', '?', '#']) else { return format!("{scheme}://{}", &behind[..end]) };
+    // What stands before it may be a password with such a letter in it, which should have been encoded, or a path.
+    let host = plain_host(&before[..at]);
+    // Or a query, to which the rest belongs, too.
+    let is_path = !before.contains(['?', '#']);
+    if is_path { format!("{scheme}://{host}…@{}", &behind[..end]) } else { format!("{scheme}://{host}…") }
+}
+
+/// The host that a URL begins with, if it looks like one, with what divides it from the rest; or nothing. Behind a colon there
+/// may be a port or the beginning of a password, so it ends there.
+fn plain_host(authority: &str) -> String {
+    let ends = authority.find(']').map_or(0, |bracket| bracket + 1);
+    let colon = authority[ends..].find(':').map_or(authority.len(), |colon| ends + colon);
+    let (name, port) = authority.split_at(colon);
+    let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
+    let is_host = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => name == "localhost" || name.contains('.') && is_name(name),
+    };
+    match port.strip_prefix(':') {
+        _ if !is_host => String::new(),
+        None => format!("{name}/"),
+        Some(port) if port.bytes().all(|digit| digit.is_ascii_digit()) => format!("{name}:"),
+        Some(_) => String::new(),
     }
 }
 
@@ -599,6 +617,22 @@ mod tests {
             ("https://me:secret#secret@host/{key}", "https://…"),
             ("https://host/{key}?mail=secret@secret&secret", "https://…"),
             ("me:secret@host/{key}", "…"),
+            ("https://api.example.com/@scope/{key}", "https://api.example.com/…@scope/{key}"),
+            ("https://api.example.com:8443/@scope/{key}?secret", "https://api.example.com:…@scope/{key}"),
+            ("http://localhost:80/a@b/{key}", "http://localhost:…@b/{key}"),
+            ("http://[::1]:80/a@b/{key}", "http://[::1]:…@b/{key}"),
+            ("http://[::1]/a@b/{key}", "http://[::1]/…@b/{key}"),
+            ("https://api.example.com/{key}?mail=secret@secret", "https://api.example.com/…"),
+            ("https://api.example.com?mail=secret@secret", "https://api.example.com/…"),
+            ("https://me.you:12/secret@host/{key}", "https://me.you:…@host/{key}"),
+            ("https://me.you:secret/secret@host/{key}", "https://…@host/{key}"),
+            ("https://me:secret@sec.ret/secret@host/{key}", "https://…@host/{key}"),
+            ("https://sec]:ret/secret@host/{key}", "https://…@host/{key}"),
+            ("https://[secret]/secret@host/{key}", "https://…@host/{key}"),
+            ("https://me%3asec.ret/secret@host/{key}", "https://…@host/{key}"),
+            ("https://…:é/secret@host/{key}", "https://…@host/{key}"),
+            ("https:///secret@host/{key}", "https://…@host/{key}"),
+            ("://@", "://"),
         ] {
             assert_eq!(without_secrets(url), printed, "{url}");
         }

@@ -81,6 +81,9 @@ use statement::{Name, Purpose, Statement};
 /// So many keys or writes are sent in one statement; more are sent in several.
 const CHUNK: usize = 1_000;
 
+/// So often a list of keys that is refused is split: enough to find a few bad keys in it.
+const MOST_SPLITS: usize = 32;
+
 /// After so long without a connection it is asked whether connections are refused.
 const PROBE_AFTER: Duration = Duration::from_millis(30);
 
@@ -875,6 +878,27 @@ impl<D: SqlDatabase, K: Key, V: Clone + Send + Sync + 'static> SqlSource<D, K, V
         Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(without_row)).collect())
     }
 
+    /// The same; where the database refuses them together because of what one of them is, in halves, down to that one.
+    async fn load_in_parts(&self, statement: &Statement, keys: &[K]) -> Result<LoadedMany<V>, SourceError> {
+        let mut loaded = Vec::with_capacity(keys.len());
+        let (mut parts, mut splits) = (vec![keys], 0);
+        while let Some(part) = parts.pop() {
+            match self.load_chunk(statement, part).await {
+                Ok(answers) => loaded.extend(answers),
+                Err(error) if part.len() > 1 && splits < MOST_SPLITS && is_of_a_key(&error) => {
+                    splits += 1;
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+                Err(error) if part.len() < keys.len() && error.failure == Failure::Rejected => {
+                    loaded.extend(part.iter().map(|_| Err(error.clone())));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(loaded)
+    }
+
     fn write_json(&self, save: &Save<'_, K, V>) -> Result<Json, SourceError> {
         let value = match (save.value, &self.values) {
             (Some(value), Some(json)) => {
@@ -945,6 +969,14 @@ fn object<D: SqlDatabase>(row: &D::Row) -> Result<Map<String, Json>, Why> {
         }
     }
     Ok(object)
+}
+
+/// Whether the database refuses a list of keys for what is in it, so that other lists may be taken; not for the statement.
+fn is_of_a_key(error: &SourceError) -> bool {
+    let Some(QueryError { why: Why::Database(why), .. }) = error.cause.downcast_ref() else { return false };
+    let of_the_statement = |code: &str| code.starts_with("42") || code.starts_with("0A");
+    let code = why.as_database_error().and_then(DatabaseError::code);
+    error.failure == Failure::Rejected && !code.is_some_and(|code| of_the_statement(&code))
 }
 
 fn first<D: SqlDatabase>(row: &D::Row) -> String {
@@ -1037,7 +1069,7 @@ impl<D: SqlDatabase, K: Key, V: Clone + Send + Sync + 'static> Source<K, V> for 
                 .collect();
             let mut loaded = Vec::with_capacity(once.len());
             for chunk in once.chunks(CHUNK) {
-                match self.load_chunk(statement, chunk).await {
+                match self.load_in_parts(statement, chunk).await {
                     Ok(chunk) => loaded.extend(chunk),
                     // Other keys have their answers, or may get them.
                     Err(error) if error.failure == Failure::Rejected && once.len() > CHUNK => {

@@ -352,6 +352,30 @@ async fn keys_and_values_are_bound_and_never_part_of_the_text() {
     // A text cannot hold it, and the database says so.
     let zero = String::from("a\0b");
     assert_eq!(failure(source.load(&zero, None).await).0, Failure::Rejected);
+    // It is refused alone, as its save is.
+    let keys: Vec<String> = (0..100).map(|n| if n == 70 { zero.clone() } else { n.to_string() }).collect();
+    let value = json!({ "note": "here" });
+    source.save(Save::new(&keys[99], Some(&value), WriteId(2))).await.unwrap();
+    let many = source.load_many(&keys).await.unwrap();
+    let refused = |at: &usize| many[*at].as_ref().is_err_and(|error| error.failure() == Failure::Rejected);
+    assert_eq!((0..100).filter(refused).collect::<Vec<_>>(), [70]);
+    assert_eq!(many[99].as_ref().unwrap(), &Loaded::value(json!({ "id": "99", "note": "here" })));
+    // So is a key that does not become what the query makes of it.
+    run(&pool, "create table numbers (id bigint primary key); insert into numbers values (1)").await;
+    let numbers = PostgresSource::<String, Json>::over(pool.clone())
+        .load("select id from numbers where id = :key::bigint")
+        .load_many("select id from numbers where id = any(:keys::bigint[])")
+        .build()
+        .unwrap();
+    let many = numbers.load_many(&["x".into(), "1".into(), "2".into()]).await.unwrap();
+    assert!(many[0].is_err() && many[1].is_ok() && many[2].as_ref().unwrap() == &Loaded::absent(), "{many:?}");
+    // A bad statement is bad for each of them.
+    let bad = PostgresSource::<String, Json>::over(pool.clone())
+        .load("select id from no_such_table where id = :key")
+        .load_many("select id from no_such_table where id = any(:keys)")
+        .build()
+        .unwrap();
+    assert_eq!(failure(bad.load_many(&["1".into(), "2".into()]).await).0, Failure::Rejected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
