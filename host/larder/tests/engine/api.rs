@@ -507,7 +507,7 @@ fn a_swap_for_itself_keeps_what_was_learned() {
         assert!(won > -0.3, "{name}: {won:+.2} points after 23 swaps for itself ({without:+.2} without)");
         lost += u32::from(without < -0.3);
     }
-    assert!(lost >= 4, "the requests tell nothing: only {lost} policies lose where nothing is handed over");
+    assert!(lost >= 3, "the requests tell nothing: only {lost} policies lose where nothing is handed over");
 }
 
 /// Tests keep compiled modules where cargo keeps what it builds (`.cargo/config.toml`), and not among the user's own.

@@ -89,21 +89,38 @@ async fn a_shop_with_axum() {
     let first = ask(&one, Method::GET, "/products/1", "").await;
     assert_eq!((first.status(), cache_status(&first).as_str()), (StatusCode::OK, "larder; fwd=miss; stored"));
     assert_eq!(text(first).await, r#"{"name":"apple","price":0.75}"#);
-    // It changes behind the caches' back, so that a hit can be told from a load.
-    sqlx::raw_sql("update products set price = 9").execute(&pool).await.unwrap();
-    for (shop, tier) in [(&one, 0), (&other, 1), (&other, 0)] {
+    let served = async |shop: &Router, tier: u32| {
         let expected = format!("larder; hit; detail=\"Fresh, tier {tier}\"");
         // While a process does not hear the others, which a busy machine is enough for, it does not serve from its tier 0.
-        for last in (0..100).map(|attempt| attempt == 99) {
-            let hit = ask(shop, Method::GET, "/products/1", "").await;
-            let said = cache_status(&hit);
-            assert_eq!(text(hit).await, r#"{"name":"apple","price":0.75}"#);
+        for _ in 0..100 {
+            let answer = ask(shop, Method::GET, "/products/1", "").await;
+            let said = cache_status(&answer);
+            assert_eq!(text(answer).await.contains("0.75"), said.starts_with("larder; hit"), "{said}");
             if said == expected {
-                break;
+                return Ok(());
             }
-            assert!(!last && tier == 0 && said == "larder; hit; detail=\"Fresh, tier 1\"", "{said}");
+            if tier > 0 || said != "larder; hit; detail=\"Fresh, tier 1\"" {
+                return Err(said);
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        Err("it does not hear the others".into())
+    };
+    for attempt in 0.. {
+        // It changes behind the caches' back, so that a hit can be told from a load.
+        sqlx::raw_sql("update products set price = 9").execute(&pool).await.unwrap();
+        let mut all = Ok(());
+        for (shop, tier) in [(&one, 0), (&other, 1), (&other, 0)] {
+            if all.is_ok() {
+                all = served(shop, tier).await;
+            }
+        }
+        // On a busy machine Redis may answer later than a reader waits for it, who then asks the database.
+        let Err(said) = all else { break };
+        assert!(attempt < 20, "{said}");
+        let put = ask(&one, Method::PUT, "/products/1", r#"{"name":"apple","price":0.75}"#).await;
+        assert_eq!(put.status(), StatusCode::NO_CONTENT, "{}", text(put).await);
+        ask(&one, Method::GET, "/products/1", "").await;
     }
     // A change by way of one is seen at once by both, and is in the database.
     let changed = ask(&one, Method::PUT, "/products/1", r#"{"name":"apple","price":0.5}"#).await;
