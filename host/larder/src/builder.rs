@@ -346,6 +346,7 @@ where
                 weigher: self.weigher,
                 time_to_live: self.time_to_live.map(millis),
                 time_to_idle: self.time_to_idle.map(millis),
+                renews_on_read: self.time_to_idle.is_some() || self.expiry.is_some(),
                 expiry: self.expiry,
                 listener: self.listener,
                 clock: self.clock,

@@ -61,6 +61,8 @@ pub(crate) struct Inner<K, V, S> {
     pub(crate) time_to_live: Option<u64>,
     pub(crate) time_to_idle: Option<u64>,
     pub(crate) expiry: Option<Arc<dyn Expiry<K, V>>>,
+    /// Whether a read may set a new expiry: there is a time to idle or an `expiry`.
+    pub(crate) renews_on_read: bool,
     pub(crate) listener: Option<Listener<K, V>>,
     pub(crate) clock: Clock,
     pub(crate) board: Arc<Board<K, V>>,
@@ -236,6 +238,40 @@ where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
+        if self.inner.control.is_shadowing() {
+            return self.read_shadowed(hash, at, key, read);
+        }
+        self.read_seen(hash, at, key, read).map(|(read, _)| read)
+    }
+
+    /// As [`Self::read_hashed`], and tells the shadow.
+    #[cold]
+    fn read_shadowed<Q, R>(&self, hash: table::Hash, at: usize, key: &Q, read: impl FnOnce(&V, u64) -> R) -> Option<R>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let (read, seen) = self.read_seen(hash, at, key, read).unzip();
+        self.inner.control.saw(hash.0, seen, &self.inner.clock);
+        read
+    }
+
+    /// As [`Self::read_hashed`], with what a shadow is told of a hit.
+    ///
+    /// This is the way of every hit. Every instruction that is not here lets the processor begin the next read earlier,
+    /// while it still waits for the memory of this one; so what is not always needed stands in functions of its own.
+    #[inline]
+    fn read_seen<Q, R>(
+        &self,
+        hash: table::Hash,
+        at: usize,
+        key: &Q,
+        read: impl FnOnce(&V, u64) -> R,
+    ) -> Option<(R, Seen)>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
         let inner = &*self.inner;
         let shard = &inner.shards[at];
         let found = shard.table.read(
@@ -243,14 +279,11 @@ where
             |k| k.borrow() == key,
             |slot, cell, key, value| {
                 let expires_at = cell.expires_at.load(Ordering::Relaxed);
-                let mut now = 0;
-                if expires_at != NEVER || inner.renews_on_read() {
-                    now = inner.clock.now_ms();
-                    if expires_at <= now {
-                        return None;
-                    }
-                    self.renew_on_read(at, slot, cell, key, value, expires_at, now);
-                }
+                let now = if expires_at == NEVER && !inner.renews_on_read {
+                    0
+                } else {
+                    self.read_in_time(at, slot, cell, key, value)?
+                };
                 let seen = Seen { weight: cell.weight.load(Ordering::Relaxed), expires_at };
                 Some((read(value, now), slot, seen))
             },
@@ -259,21 +292,32 @@ where
             Some(Some((value, slot, seen))) => {
                 shard.touches.hit();
                 inner.maintain(at, shard.touched(slot));
-                inner.control.saw(hash.0, Some(seen), &inner.clock);
-                Some(value)
+                Some((value, seen))
             }
             Some(None) => {
                 self.remove_expired(hash, at, key);
                 shard.touches.miss();
-                inner.control.saw(hash.0, None, &inner.clock);
                 None
             }
             None => {
                 shard.touches.miss();
-                inner.control.saw(hash.0, None, &inner.clock);
                 None
             }
         }
+    }
+
+    /// The time of a read of an entry that expires, or that reads renew; `None` if it has expired.
+    #[inline(never)]
+    fn read_in_time(&self, at: usize, slot: Slot, cell: &table::Cell<K, V>, key: &K, value: &V) -> Option<u64> {
+        let inner = &*self.inner;
+        let (expires_at, now) = (cell.expires_at.load(Ordering::Relaxed), inner.clock.now_ms());
+        if expires_at <= now {
+            return None;
+        }
+        if inner.renews_on_read {
+            self.renew_on_read(at, slot, cell, key, value, expires_at, now);
+        }
+        Some(now)
     }
 
     /// Sets a new expiry where a read does.
@@ -289,9 +333,6 @@ where
         now: u64,
     ) {
         let inner = &*self.inner;
-        if !inner.renews_on_read() {
-            return;
-        }
         let live_until = inner.shards[at].live_until(slot);
         if live_until == FIXED {
             return;
@@ -352,7 +393,7 @@ where
         let inner = &*self.inner;
         let expires_at = Inner::<K, V, S>::expire_at(inner.clock.now_ms(), Some(time_to_live));
         let mut terms = self.terms(&key, &value, 0, expires_at);
-        if inner.renews_on_read() {
+        if inner.renews_on_read {
             terms.live_until = FIXED;
         }
         self.insert_terms(key, value, terms);
@@ -552,11 +593,6 @@ where
 }
 
 impl<K, V, S> Inner<K, V, S> {
-    /// Whether a read may set a new expiry.
-    pub(crate) fn renews_on_read(&self) -> bool {
-        self.time_to_idle.is_some() || self.expiry.is_some()
-    }
-
     pub(crate) fn settle(&self) {
         for shard in &self.shards {
             let mut removed = Vec::new();

@@ -474,7 +474,7 @@ where
             name: module.name().to_string(),
             sample,
             threshold: (sample * u64::MAX as f64) as u64,
-            renews: inner.renews_on_read(),
+            renews: inner.renews_on_read,
             slots: HashMap::default(),
             residents: Vec::new(),
             free: Vec::new(),

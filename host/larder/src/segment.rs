@@ -2,13 +2,17 @@
 //!
 //! A hit touches two random places in arrays of many megabytes. With pages of 4 KiB the processor then looks the pages up
 //! in memory as well, which under virtualisation costs as much as the access itself. So large segments are aligned to
-//! 2 MiB, and the kernel is asked to back them with pages of that size. Memory is still taken only as it is touched.
+//! 2 MiB, and the kernel is asked to back them with pages of that size. Memory is still taken only as it is touched, and
+//! the beginning of an array only asks for a huge page where that is a quarter of it at most: a cache with much room and
+//! few entries takes little.
 
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::sync::OnceLock;
+
+const HUGE_PAGE: usize = 2 << 20;
 
 /// A type of which all-zero bytes are a value, and which needs no dropping but what its owner does by hand.
 ///
@@ -31,14 +35,15 @@ unsafe impl<T: Send> Send for Segment<T> {}
 unsafe impl<T: Sync> Sync for Segment<T> {}
 
 impl<T: Zeroable> Segment<T> {
-    /// `len` zeroes.
-    pub(crate) fn new(len: usize) -> Self {
+    /// `len` zeroes. Huge pages begin at least `small` bytes after the first.
+    pub(crate) fn new(len: usize, small: usize) -> Self {
         #[cfg(all(target_os = "linux", not(miri), not(shuttle)))]
-        if let Some((mapping, first)) = linux::Mapping::new(len * size_of::<T>()) {
+        if let Some((mapping, first)) = linux::Mapping::new(len * size_of::<T>(), small) {
             return Segment { first: first.cast(), len, mapping: Some(mapping) };
         }
         // SAFETY: all-zero bytes are a value of `T`, as `Zeroable` promises.
         let boxed = unsafe { Box::<[T]>::new_zeroed_slice(len).assume_init() };
+        let _ = small;
         let first = NonNull::from(Box::leak(boxed)).cast();
         Segment {
             first,
@@ -78,63 +83,102 @@ impl<T> DerefMut for Segment<T> {
     }
 }
 
-/// Segments in a directory, at most.
+/// Elements of the first segment that an array makes beyond what it was given; each further one has twice as many.
+const FIRST_BEYOND: usize = 64;
+/// Segments beyond the first, at most: as many as any index of 32 bits leads to.
 const SEGMENTS: usize = 32;
 
-/// An array that grows by whole segments, so that its elements never move. Which indices lie in which segment is the
-/// caller's rule.
-pub(crate) struct Directory<T> {
-    /// Where the element of index 0 would lie if it were in this segment: an element is found with one addition. Null
-    /// until the segment is made.
+/// An array that grows by whole segments, so that its elements never move.
+pub(crate) struct Array<T> {
+    /// The elements that were to be expected. Found with one comparison, which is why an array is told how many.
+    first: Segment<T>,
+    /// By [`place`], for each segment beyond: where the element of place 0 would lie if it were in it, so that an element
+    /// is found with one addition. Null until the segment is made.
     origins: [AtomicPtr<T>; SEGMENTS],
-    segments: [OnceLock<Segment<T>>; SEGMENTS],
+    beyond: [OnceLock<Segment<T>>; SEGMENTS],
 }
 
-impl<T: Zeroable> Directory<T> {
-    pub(crate) const fn new() -> Self {
-        Directory {
+/// The segment and the place of an element that is the `index`-th beyond the first segment: segment `i` has the places from
+/// `FIRST_BEYOND << i` up to twice as many.
+#[inline]
+fn place(index: usize) -> (usize, usize) {
+    let place = index + FIRST_BEYOND;
+    ((place.ilog2() - FIRST_BEYOND.ilog2()) as usize, place)
+}
+
+impl<T: Zeroable> Array<T> {
+    /// An array of `len` zeroes for now. They take memory as they are touched.
+    pub(crate) fn new(len: usize) -> Self {
+        Array {
+            first: Segment::new(len, if len * size_of::<T>() < 4 * HUGE_PAGE { HUGE_PAGE } else { 0 }),
             origins: [const { AtomicPtr::new(std::ptr::null_mut()) }; SEGMENTS],
-            segments: [const { OnceLock::new() }; SEGMENTS],
+            beyond: [const { OnceLock::new() }; SEGMENTS],
         }
     }
 
-    /// Makes a segment of `len` zeroes, the first of which has the index `start`, unless it is there.
-    pub(crate) fn make(&self, segment: usize, start: usize, len: usize) {
-        if self.is_made(segment) {
-            return;
-        }
-        let made = self.segments[segment].get_or_init(|| Segment::new(len));
-        self.origins[segment].store(made.first.as_ptr().wrapping_sub(start), Ordering::Release);
-    }
-
+    /// Makes sure that there is an element of this index, a number of 32 bits.
     #[inline]
-    pub(crate) fn is_made(&self, segment: usize) -> bool {
-        self.origins.get(segment).is_none_or(|origin| !origin.load(Ordering::Acquire).is_null())
+    pub(crate) fn ensure(&self, index: usize) {
+        if index >= self.first.len {
+            self.ensure_beyond(index - self.first.len);
+        }
     }
 
-    /// How many segments there can be.
-    pub(crate) const fn room(&self) -> usize {
-        SEGMENTS
+    fn ensure_beyond(&self, index: usize) {
+        let (segment, _) = place(index);
+        if self.origins[segment].load(Ordering::Acquire).is_null() {
+            let start = FIRST_BEYOND << segment;
+            let made = self.beyond[segment].get_or_init(|| Segment::new(start, 0));
+            self.origins[segment].store(made.first.as_ptr().wrapping_sub(start), Ordering::Release);
+        }
     }
 
-    /// The element of an index; `None` while the segment is not made.
+    /// The element of an index; `None` while it is not made.
+    #[inline]
+    pub(crate) fn get(&self, index: usize) -> Option<&T> {
+        if index < self.first.len {
+            // SAFETY: the index is one of the first segment.
+            return Some(unsafe { self.get_made(index) });
+        }
+        let (segment, _) = place(index - self.first.len);
+        let is_made = self.origins.get(segment).is_some_and(|origin| !origin.load(Ordering::Acquire).is_null());
+        // SAFETY: the segment of the index is made.
+        is_made.then(|| unsafe { self.get_made(index) })
+    }
+
+    /// The element of an index that is made.
     ///
     /// # Safety
-    /// The index is one of that segment: at least the `start` and less than `start + len` of [`Self::make`].
+    /// [`Self::new`] or [`Self::ensure`] made it, before this.
     #[inline]
-    pub(crate) unsafe fn get(&self, segment: usize, index: usize) -> Option<&T> {
-        let origin = self.origins.get(segment)?.load(Ordering::Acquire);
-        if origin.is_null() {
-            return None;
+    pub(crate) unsafe fn get_made(&self, index: usize) -> &T {
+        let element = if index < self.first.len {
+            // SAFETY: the index is one of the segment.
+            unsafe { self.first.first.as_ptr().add(index) }
+        } else {
+            let (segment, place) = place(index - self.first.len);
+            debug_assert!(segment < SEGMENTS, "index {index} is not made");
+            // SAFETY: a segment that was made is one of the array's.
+            unsafe { self.origins.get_unchecked(segment) }.load(Ordering::Acquire).wrapping_add(place)
+        };
+        debug_assert!(!element.is_null(), "index {index} is not made");
+        // SAFETY: beyond the first segment: it was made before its origin was stored, `start` was taken from its address,
+        // and the place, which is at least that and less than twice as much, was added. Segments live as long as `self`,
+        // and what lies in one is not at address 0, which the compiler does not see by itself.
+        unsafe {
+            std::hint::assert_unchecked(!element.is_null());
+            &*element
         }
-        // SAFETY: the segment was made before its origin was stored, and lives as long as `self`; the index is one of
-        // it, so `origin + index` is the element: `start` was taken from the address and is added again.
-        Some(unsafe { &*origin.wrapping_add(index) })
     }
 
-    /// The segments that were made, in order.
-    pub(crate) fn segments_mut(&mut self) -> impl Iterator<Item = &mut Segment<T>> {
-        self.segments.iter_mut().filter_map(OnceLock::get_mut)
+    /// The element of an index; `None` while it is not made.
+    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut T> {
+        let first = self.first.len;
+        if index < first {
+            return self.first.get_mut(index);
+        }
+        let (segment, place) = place(index - first);
+        self.beyond.get_mut(segment)?.get_mut()?.get_mut(place - (FIRST_BEYOND << segment))
     }
 }
 
@@ -145,7 +189,7 @@ mod linux {
 
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-    const HUGE_PAGE: usize = 2 << 20;
+    use super::HUGE_PAGE;
 
     /// Pages of their own.
     pub(super) struct Mapping {
@@ -155,8 +199,8 @@ mod linux {
 
     impl Mapping {
         /// Pages for `size` bytes, and where the first of these is, aligned to huge pages. `None` where it is not worth
-        /// it, or the system does not give it.
-        pub(super) fn new(size: usize) -> Option<(Self, NonNull<c_void>)> {
+        /// it, or the system does not give it. The first `small` of them are not asked to be in huge pages.
+        pub(super) fn new(size: usize, small: usize) -> Option<(Self, NonNull<c_void>)> {
             if size < HUGE_PAGE {
                 return None;
             }
@@ -169,8 +213,10 @@ mod linux {
             let padding = mapped.addr().wrapping_neg() % HUGE_PAGE;
             // SAFETY: `padding` is less than `HUGE_PAGE`, so `size` bytes from there are within the mapping.
             let first = unsafe { mapped.byte_add(padding) };
-            // SAFETY: our own pages. It is advice: if it is not taken, nothing is lost but speed.
-            let _ = unsafe { madvise(first, size, Advice::LinuxHugepage) };
+            // SAFETY: what remains is within the `size` bytes.
+            let (large, size) = unsafe { (first.byte_add(small.min(size)), size.saturating_sub(small)) };
+            // SAFETY: our own pages, and `small` is whole pages. It is advice: if it is not taken, nothing is lost but speed.
+            let _ = unsafe { madvise(large, size, Advice::LinuxHugepage) };
             Some((mapping, NonNull::new(first)?))
         }
     }

@@ -11,11 +11,12 @@
 //! instruction waits until a line that was written has come from memory, and so hits no longer overlap.)
 //!
 //! The table grows by *linear hashing* (Litwin, VLDB 80): when it is too full, one bucket is split in two. No operation
-//! ever waits for a rehash, and nothing moves but slot numbers. Buckets and cells live in segments that double, so
-//! their addresses never change. The number of buckets in the first segment is chosen so that a full cache of known
-//! size ends at the end of a round, where all buckets are equally full.
+//! ever waits for a rehash, and nothing moves but slot numbers. Buckets and cells live in arrays that grow by segments, so
+//! their addresses never change; a table of known size has its first segments as large as a full one needs, and finds
+//! what it looks for with one comparison. The number of buckets that it begins with is chosen so that a full cache of
+//! known size ends at the end of a round, where all buckets are equally full.
 //!
-//! The buckets that descend from one bucket of the first segment are a *column*, and a key never leaves its column. A
+//! The buckets that descend from one of those that it began with are a *column*, and a key never leaves its column. A
 //! column has one lock. So whoever holds it sees the column's buckets stand still, though the table grows elsewhere.
 //!
 //! # Why the `unsafe` is sound
@@ -37,7 +38,7 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::AtomicBool;
 
 use crate::eviction::{NEVER, Slot};
-use crate::segment::{Directory, Zeroable};
+use crate::segment::{Array, Zeroable};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Keys per bucket line.
@@ -49,8 +50,12 @@ const ALL_LANES: u32 = (1 << LANES) - 1;
 const FILL: u64 = 8;
 /// Locks of a table, at most. A shard has a few threads at a time.
 const MOST_COLUMNS: u64 = 128;
-/// Cells in the first segment.
-const FIRST_CELLS: usize = 64;
+/// Cells that a table of unknown size begins with.
+const FEW_CELLS: usize = 64;
+/// Slots that a shard gives out beyond its capacity, while entries come in before others are evicted: a batch, and some.
+const SLACK: usize = 256;
+/// Bytes of each array that are set aside for a table of known size, at most. They take memory as they are used.
+const SET_ASIDE: usize = 64 << 20;
 
 /// Which parts of a key's 64-bit hash are used where: the low half finds the bucket, the next 8 bits are the tag, and
 /// the highest 16 choose the shard.
@@ -286,16 +291,9 @@ unsafe impl<K, V> Zeroable for Cell<K, V> {}
 // SAFETY: all-zero bytes are the number 0.
 unsafe impl Zeroable for AtomicU64 {}
 
-/// Where the cell of a slot is: the segment, and the index in the directory.
-#[inline]
-fn place(slot: Slot) -> (usize, usize) {
-    let index = slot as usize + FIRST_CELLS;
-    ((index.ilog2() - FIRST_CELLS.ilog2()) as usize, index)
-}
-
 /// The table of one shard.
 pub(crate) struct Table<K, V> {
-    /// Buckets in the first segment: columns.
+    /// The buckets that it began with: columns.
     base: u32,
     locks: Box<[ColumnLock]>,
     /// The mask of the location's bits that are used in this round of linear hashing in the high half, the next bucket
@@ -303,15 +301,15 @@ pub(crate) struct Table<K, V> {
     state: AtomicU64,
     /// Held by whoever splits a bucket.
     splitting: Mutex<()>,
-    /// Segment 0 has `base` buckets, segment `i` has `base << (i - 1)`.
-    buckets: Directory<Bucket>,
-    /// By [`place`]. Segment `i` has `FIRST_CELLS << i` cells.
-    cells: Directory<Cell<K, V>>,
+    /// Row by row, each of `base` buckets.
+    buckets: Array<Bucket>,
+    /// By slot.
+    cells: Array<Cell<K, V>>,
     /// Beside the cells, a bit for each slot: whether its entry was read since the policy last heard.
-    reads: Directory<AtomicU64>,
+    reads: Array<AtomicU64>,
     /// Beside the cells, made on first use: the complement of the end of the time to live, in a cache that has a time to
     /// idle as well.
-    live_until: Directory<AtomicU64>,
+    live_until: Array<AtomicU64>,
     has_live_until: AtomicBool,
 }
 
@@ -324,23 +322,29 @@ unsafe impl<K: Send, V: Send> Send for Table<K, V> {}
 impl<K, V> Table<K, V> {
     /// An empty table, shaped for `expected` entries when full.
     pub(crate) fn new(expected: Option<u32>) -> Self {
-        let mut base = u64::from(expected.unwrap_or(0)).div_ceil(FILL).max(1);
+        let (mut base, mut rows) = (u64::from(expected.unwrap_or(0)).div_ceil(FILL).max(1), 1);
         while base > MOST_COLUMNS {
             base = base.div_ceil(2);
+            rows *= 2;
         }
-        let table = Table {
+        while base * rows > (SET_ASIDE / size_of::<Bucket>()) as u64 {
+            rows /= 2;
+        }
+        let cells = expected.map_or(FEW_CELLS, |expected| {
+            let cells = (expected as usize).saturating_add(SLACK).min(SET_ASIDE / size_of::<Cell<K, V>>());
+            cells.next_multiple_of(64)
+        });
+        Table {
             base: base as u32,
             locks: (0..base).map(|_| ColumnLock(RwLock::new(()))).collect(),
             state: AtomicU64::new(0),
             splitting: Mutex::new(()),
-            buckets: Directory::new(),
-            cells: Directory::new(),
-            reads: Directory::new(),
-            live_until: Directory::new(),
+            buckets: Array::new((base * rows) as usize),
+            cells: Array::new(cells),
+            reads: Array::new(cells / 64),
+            live_until: Array::new(FEW_CELLS),
             has_live_until: AtomicBool::new(false),
-        };
-        table.buckets.make(0, 0, base as usize);
-        table
+        }
     }
 
     /// The column of a location.
@@ -349,63 +353,65 @@ impl<K, V> Table<K, V> {
         (u64::from(location) * u64::from(self.base)) >> 32
     }
 
-    /// The bucket of a location in a state of the table.
+    /// The bucket of a location, whose column is `first`, in a state of the table.
+    ///
+    /// # Safety
+    /// The state was read from [`Self::state`].
     #[inline]
-    fn bucket_in(&self, state: u64, location: u32) -> &Bucket {
+    unsafe fn bucket_in(&self, state: u64, location: u32, first: u64) -> &Bucket {
         let (mask, split) = (state >> 32, state & u64::from(u32::MAX));
         let base = u64::from(self.base);
-        let first = self.column(location);
         let row = u64::from(location) & mask;
         // A bucket that was split in this round uses one bit more. As arithmetic: a branch would be guessed wrong.
         let was_split = u64::from(row * base + first < split);
         let row = u64::from(location) & (mask + was_split * (mask + 1));
-        self.bucket(row, first)
+        // SAFETY: the state leads to this row.
+        unsafe { self.bucket(row, first) }
     }
 
     /// The bucket of a location, as things stand.
     #[inline]
     fn bucket_of(&self, location: u32) -> &Bucket {
-        self.bucket_in(self.state.load(Ordering::Acquire), location)
+        let state = self.state.load(Ordering::Acquire);
+        // SAFETY: it was just read.
+        unsafe { self.bucket_in(state, location, self.column(location)) }
     }
 
-    /// The segment that the buckets of a row are in.
+    /// # Safety
+    /// The row is one that a state leads to which was read from [`Self::state`], or the one that is being split off: the
+    /// bucket was made before that state was stored. `first` is a column.
     #[inline]
-    fn segment_of(row: u64) -> usize {
-        (u64::BITS - row.leading_zeros()) as usize
-    }
-
-    #[inline]
-    fn bucket(&self, row: u64, first: u64) -> &Bucket {
+    unsafe fn bucket(&self, row: u64, first: u64) -> &Bucket {
         let index = row * u64::from(self.base) + first;
-        // SAFETY: `first` is less than `base`, so the index is one of the rows of that segment.
-        match unsafe { self.buckets.get(Self::segment_of(row), index as usize) } {
-            Some(bucket) => bucket,
-            // A state that leads here was stored after the segment was made.
-            None => unreachable!("row {row} is not made yet"),
-        }
+        // SAFETY: the caller vouches for it.
+        unsafe { self.buckets.get_made(index as usize) }
     }
 
     /// The cell of a slot that was given out by [`Self::ensure_cell`].
     #[inline]
     pub(crate) fn cell(&self, slot: Slot) -> &Cell<K, V> {
-        let (segment, index) = place(slot);
-        // SAFETY: the place is that by which `ensure_cell` makes segments.
-        match unsafe { self.cells.get(segment, index) } {
+        match self.cells.get(slot as usize) {
             Some(cell) => cell,
             None => unreachable!("slot {slot} was never given out"),
         }
     }
 
+    /// The cell of a slot that is in a bucket.
+    ///
+    /// # Safety
+    /// The slot was found in a bucket whose column's lock is held: it was linked there under that lock, after
+    /// [`Self::ensure_cell`] had made it.
+    #[inline]
+    unsafe fn linked(&self, slot: Slot) -> &Cell<K, V> {
+        // SAFETY: it was made, as the caller vouches for.
+        unsafe { self.cells.get_made(slot as usize) }
+    }
+
     /// Makes sure that a slot has a cell. Slots are given out from 0 upward.
     #[inline]
     pub(crate) fn ensure_cell(&self, slot: Slot) {
-        let (segment, _) = place(slot);
-        // The words of marks are made last.
-        if !self.reads.is_made(segment) {
-            let len = FIRST_CELLS << segment;
-            self.cells.make(segment, len, len);
-            self.reads.make(segment, len / 64, len / 64);
-        }
+        self.cells.ensure(slot as usize);
+        self.reads.ensure(slot as usize / 64);
     }
 
     /// Asks for the memory of a slot's cell.
@@ -438,10 +444,8 @@ impl<K, V> Table<K, V> {
 
     #[inline]
     fn read_mark(&self, slot: Slot) -> (&AtomicU64, u64) {
-        let (segment, index) = place(slot);
-        // SAFETY: as for cells, whose segments are whole words.
-        match unsafe { self.reads.get(segment, index / 64) } {
-            Some(word) => (word, 1 << (index % 64)),
+        match self.reads.get(slot as usize / 64) {
+            Some(word) => (word, 1 << (slot % 64)),
             None => unreachable!("slot {slot} was never given out"),
         }
     }
@@ -471,18 +475,14 @@ impl<K, V> Table<K, V> {
         if !self.has_live_until.load(Ordering::Acquire) {
             return NEVER;
         }
-        let (segment, index) = place(slot);
-        // SAFETY: as for cells.
-        let end = unsafe { self.live_until.get(segment, index) };
+        let end = self.live_until.get(slot as usize);
         end.map_or(NEVER, |end| !end.load(Ordering::Relaxed))
     }
 
     /// Sets the end of the time to live of a slot's entry.
     pub(crate) fn set_live_until(&self, slot: Slot, at: u64) {
-        let (segment, index) = place(slot);
-        self.live_until.make(segment, FIRST_CELLS << segment, FIRST_CELLS << segment);
-        // SAFETY: as for cells.
-        if let Some(end) = unsafe { self.live_until.get(segment, index) } {
+        self.live_until.ensure(slot as usize);
+        if let Some(end) = self.live_until.get(slot as usize) {
             end.store(!at, Ordering::Relaxed);
         }
         self.has_live_until.store(true, Ordering::Release);
@@ -494,12 +494,14 @@ impl<K, V> Table<K, V> {
         // The locked instruction below holds up every access after it, but not a prefetch before it: the bucket is
         // fetched while the processor is still busy with what came before.
         let state = self.state.load(Ordering::Acquire);
-        let mut bucket = self.bucket_in(state, location);
+        let column = self.column(location);
+        // SAFETY: the state was just read.
+        let mut bucket = unsafe { self.bucket_in(state, location, column) };
         prefetch(bucket);
-        let guard = lock(&self.locks[self.column(location) as usize].0);
+        let guard = lock(&self.locks[column as usize].0);
         let now = self.state.load(Ordering::Acquire);
         if now != state {
-            bucket = self.bucket_in(now, location);
+            bucket = self.bucket_of(location);
         }
         (guard, bucket)
     }
@@ -522,9 +524,11 @@ impl<K, V> Table<K, V> {
     ) -> Option<R> {
         let (guard, lanes) = self.share(hash.location());
         let (spot, cell) = lanes.find(hash.tag(), |slot| {
-            let cell = self.cell(slot);
             // SAFETY: `slot` is linked in this bucket, whose column's lock is held shared.
-            let (key, _) = unsafe { cell.content() };
+            let (cell, (key, _)) = unsafe {
+                let cell = self.linked(slot);
+                (cell, cell.content())
+            };
             matches(key).then_some(cell)
         })?;
         // SAFETY: as above; the lock is held until `f` has returned.
@@ -582,14 +586,14 @@ impl<K, V> Table<K, V> {
         let (mask, split) = (state >> 32, u64::from(state as u32));
         let (base, rows) = (u64::from(self.base), mask + 1);
         let (row, first) = (split / base, split % base);
-        let segment = Self::segment_of(row + rows);
-        // The whole of the next round must have its places, and be counted.
-        if segment >= self.buckets.room() || base * 2 * rows > u64::from(u32::MAX) {
+        // The whole of the next round must be counted.
+        if base * 2 * rows > u64::from(u32::MAX) {
             return;
         }
-        self.buckets.make(segment, (rows * base) as usize, (rows * base) as usize);
+        self.buckets.ensure(((row + rows) * base + first) as usize);
         let _column = self.locks[first as usize].0.write();
-        // SAFETY: both buckets are of this column, whose lock is held exclusively; they are two.
+        // SAFETY: both buckets are of this column, whose lock is held exclusively; they are two, the one of a row that is
+        // in use, the other was made above.
         let (from, to) =
             unsafe { (&mut *self.bucket(row, first).0.get(), &mut *self.bucket(row + rows, first).0.get()) };
         let mut moved = Vec::new();
@@ -610,13 +614,14 @@ impl<K, V> Table<K, V> {
 
     /// Drops every entry. For `Drop` and tests; a table in use is emptied by unlinking.
     fn clear(&mut self) {
+        let state = self.state.load(Ordering::Acquire);
+        let in_use = u64::from(self.base) * ((state >> 32) + 1) + u64::from(state as u32);
         let Table { buckets, cells, .. } = self;
-        for bucket in buckets.segments_mut().flat_map(|segment| segment.iter_mut()) {
+        for bucket in 0..in_use as usize {
+            let Some(bucket) = buckets.get_mut(bucket) else { continue };
             let lanes = std::mem::replace(bucket.0.get_mut(), Lanes::empty());
             lanes.each(|_, slot| {
-                let (segment, index) = place(slot);
-                // SAFETY: the place is that of the slot, as in `cell`.
-                if let Some(cell) = unsafe { cells.get(segment, index) } {
+                if let Some(cell) = cells.get(slot as usize) {
                     // SAFETY: the slot was linked, so its content is initialised; `&mut self` means that nobody else is
                     // here, and the lanes that named it are gone.
                     unsafe { (*cell.entry.get()).assume_init_drop() };
@@ -654,9 +659,12 @@ impl<'t, K, V> Locked<'t, K, V> {
     #[inline]
     pub(crate) fn find(self, hash: Hash, matches: impl Fn(&K) -> bool) -> Result<Occupied<'t, K, V>, Self> {
         let found = self.lanes().find(hash.tag(), |slot| {
-            let cell = self.table.cell(slot);
             // SAFETY: `slot` is linked in this bucket, whose column's lock is held.
-            matches(unsafe { &cell.content().0 }).then_some(cell)
+            let (cell, (key, _)) = unsafe {
+                let cell = self.table.linked(slot);
+                (cell, cell.content())
+            };
+            matches(key).then_some(cell)
         });
         match found {
             Some((spot, cell)) => Ok(Occupied { locked: self, spot, cell }),

@@ -23,8 +23,10 @@ struct Stripe {
 
 /// What one shard knows of its reads.
 pub(crate) struct Touches {
-    /// The last is shared.
-    stripes: Box<[Stripe]>,
+    /// One for each thread whose number is less.
+    own: Box<[Stripe]>,
+    /// That of all others.
+    shared: Stripe,
 }
 
 /// What a thread that has no number yet, or none any more, goes by.
@@ -36,14 +38,6 @@ thread_local! {
 }
 
 /// The lowest number that no other living thread has. In the destructors of a thread that ends: that of nobody.
-#[inline]
-fn thread_number() -> usize {
-    match NUMBER.get() {
-        NONE => take_number(),
-        number => number,
-    }
-}
-
 #[cold]
 fn take_number() -> usize {
     static FREE: std::sync::Mutex<(Vec<usize>, usize)> = std::sync::Mutex::new((Vec::new(), 0));
@@ -74,20 +68,33 @@ fn take_number() -> usize {
 impl Touches {
     /// Counters for `threads` threads, and one for all others.
     pub(crate) fn new(threads: usize) -> Self {
-        Touches { stripes: (0..=threads).map(|_| Stripe::default()).collect() }
+        Touches { own: (0..threads).map(|_| Stripe::default()).collect(), shared: Stripe::default() }
+    }
+
+    /// This thread's stripe, if it has one to itself.
+    #[inline]
+    fn own(&self) -> Option<&Stripe> {
+        // A thread without a number has none of these either, so the way of a thread that has both is one comparison.
+        self.own.get(NUMBER.get())
+    }
+
+    /// The stripe of a thread of which [`Self::own`] knows none, and whether it has it to itself.
+    #[cold]
+    fn other(&self) -> (&Stripe, bool) {
+        let number = if NUMBER.get() == NONE { take_number() } else { NUMBER.get() };
+        self.own.get(number).map_or((&self.shared, false), |own| (own, true))
     }
 
     /// Adds one to a counter of this thread's stripe.
     #[inline]
     fn count(&self, counter: impl Fn(&Stripe) -> &AtomicU64) {
-        let shared = self.stripes.len() - 1;
-        let number = thread_number();
-        if number < shared {
+        let (stripe, is_own) = self.own().map_or_else(|| self.other(), |own| (own, true));
+        let counter = counter(stripe);
+        if is_own {
             // Nobody else writes it.
-            let counter = counter(&self.stripes[number]);
             counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         } else {
-            counter(&self.stripes[shared]).fetch_add(1, Ordering::Relaxed);
+            counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -111,24 +118,28 @@ impl Touches {
 
     /// Notes a read; answers whether it is time to tell the policy.
     pub(crate) fn note(&self, slot: Slot) -> bool {
-        let mut ordered = self.stripes[thread_number().min(self.stripes.len() - 1)].ordered.lock();
+        let mut ordered = self.own().unwrap_or_else(|| self.other().0).ordered.lock();
         ordered.push(slot);
         ordered.len() >= RING
     }
 
+    fn stripes(&self) -> impl Iterator<Item = &Stripe> {
+        self.own.iter().chain([&self.shared])
+    }
+
     /// Takes the reads that were noted, each thread's oldest first.
     pub(crate) fn take(&self, into: &mut Vec<Slot>) {
-        self.stripes.iter().for_each(|stripe| into.append(&mut stripe.ordered.lock()));
+        self.stripes().for_each(|stripe| into.append(&mut stripe.ordered.lock()));
     }
 
     /// Values that were replaced so far.
     pub(crate) fn replacements(&self) -> u64 {
-        self.stripes.iter().map(|stripe| stripe.replaced.load(Ordering::Relaxed)).sum()
+        self.stripes().map(|stripe| stripe.replaced.load(Ordering::Relaxed)).sum()
     }
 
     /// Hits and misses so far.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        self.stripes.iter().fold((0, 0), |(hits, misses), stripe| {
+        self.stripes().fold((0, 0), |(hits, misses), stripe| {
             (hits + stripe.hits.load(Ordering::Relaxed), misses + stripe.misses.load(Ordering::Relaxed))
         })
     }
