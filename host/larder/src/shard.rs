@@ -3,7 +3,7 @@
 //! Operations change the table at once, and leave a note for the policy: a hit sets a bit, everything else puts a note
 //! into the *inbox*. When enough has come together, whoever put the last note there puts a batch together, asks the
 //! policy, and takes the victims out (*maintenance*). So a hit never enters a policy, nor runs maintenance, but in a cache
-//! that is small enough to be exact. The policy is always a little behind: by at most a batch, which is one event in a
+//! that is so small that the policy hears of every read ([`Reads`]). The policy is always a little behind: by at most a batch, which is one event in a
 //! small cache and [`MOST_BATCH`] in a large one.
 //!
 //! # The life of a slot
@@ -19,7 +19,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU8;
 use std::time::{Duration, Instant};
 
 use crate::RemovalCause;
@@ -37,6 +37,8 @@ pub(crate) const MOST_BATCH: u32 = 128;
 const BATCH_FRACTION: u64 = 256;
 /// With fewer residents a batch is one event: a few entries more or less make a difference there.
 const EXACT_BELOW: u64 = 1024;
+/// With fewer residents the policy hears of every read.
+const EACH_BELOW: u64 = 128;
 /// With each batch, maintenance looks at so many words of 64 slots for what was read. That is a shard of up to 65,536
 /// entries whole, so that its policy hears of a read before the next arrivals push anybody out, and of a larger one a 500th
 /// comes in before all was looked at. With a word for each arrival, SIEVE, whose hand may stand among the newcomers, lost up to
@@ -184,6 +186,8 @@ pub(crate) struct Seat {
     carried: Vec<Slot>,
     /// Where looking for reads goes on.
     sweep: Slot,
+    /// Whether there may be marks of reads that are in nobody's notes.
+    has_old_marks: bool,
     /// Evicted by the host itself; the policy hears with the next batch.
     overruled: Vec<Slot>,
     timers: Timers,
@@ -217,8 +221,21 @@ pub(crate) struct Shard<K, V> {
     pub(crate) touches: Touches,
     inbox: Mutex<Inbox>,
     seat: Mutex<Seat>,
-    exact: AtomicBool,
+    /// As [`Reads`].
+    reads: AtomicU8,
     pub(crate) shape: Shape,
+}
+
+/// What the policy hears of reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Reads {
+    /// Each, in order: where a batch is to be one event, and in a cache of a few entries, whose user counts along.
+    Each,
+    /// The first of each entry since it heard last, in order. A further one costs no more than in a large cache.
+    First,
+    /// Which entries were read since it heard last, in no order.
+    Marked,
 }
 
 /// What a new or replaced entry brings besides key and value.
@@ -249,6 +266,7 @@ impl<K, V> Shard<K, V> {
                 early_changes: HashMap::default(),
                 carried: Vec::new(),
                 sweep: 0,
+                has_old_marks: false,
                 overruled: Vec::new(),
                 timers: Timers::new(),
                 marks: Marks::default(),
@@ -257,7 +275,7 @@ impl<K, V> Shard<K, V> {
                 calls_seen: 0,
                 tally: Tally::default(),
             }),
-            exact: AtomicBool::new(true),
+            reads: AtomicU8::new(Reads::Each as u8),
             shape,
         }
     }
@@ -295,10 +313,18 @@ impl<K, V> Shard<K, V> {
         }
     }
 
-    /// Whether the policy hears of every read, one by one and in order: so it is while a batch is one event.
+    /// What the policy is to hear of reads while there are so many entries.
+    fn reads_of(&self, count: u64) -> Reads {
+        match self.batch_size(count) {
+            1 if self.shape.batch == Some(1) || count < EACH_BELOW => Reads::Each,
+            1 => Reads::First,
+            _ => Reads::Marked,
+        }
+    }
+
     #[inline]
-    pub(crate) fn is_exact(&self) -> bool {
-        self.exact.load(Ordering::Relaxed)
+    fn hears(&self, reads: Reads) -> bool {
+        self.reads.load(Ordering::Relaxed) == reads as u8
     }
 
     /// The end of the time to live of an entry that has a time to idle as well.
@@ -309,11 +335,14 @@ impl<K, V> Shard<K, V> {
     /// Notes that an entry was read. A slot that was given to another entry meanwhile makes it a wrong hint, no more.
     #[inline]
     pub(crate) fn touched(&self, slot: Slot) -> Due {
-        if !self.is_exact() {
-            self.table.mark_read(slot);
-            return Due::No;
+        if self.hears(Reads::Each) {
+            return if self.touches.note(slot) { Due::Soon } else { Due::No };
         }
-        if self.touches.note(slot) { Due::Soon } else { Due::No }
+        if self.table.mark_read(slot) && self.hears(Reads::First) {
+            // It is told with the next arrival: until then nobody is pushed out.
+            self.touches.note(slot);
+        }
+        Due::No
     }
 
     /// Notes that a read made an entry expire sooner. Its column is locked.
@@ -591,7 +620,11 @@ impl<K, V> Shard<K, V> {
         inbox.count -= count_out;
         inbox.weight -= weight_out;
         inbox.free.extend_from_slice(&freed);
-        self.exact.store(self.batch_size(inbox.count) == 1, Ordering::Relaxed);
+        let reads = self.reads_of(inbox.count);
+        if !self.hears(reads) {
+            self.reads.store(reads as u8, Ordering::Relaxed);
+            seat.has_old_marks = true;
+        }
         drop(inbox);
         freed.clear();
         seat.departed = freed;
@@ -653,18 +686,25 @@ impl<K, V> Shard<K, V> {
         for change in &seat.changed {
             marks.unset(change.note.slot, IN_BATCH);
         }
-        if self.is_exact() {
+        if !self.hears(Reads::Marked) {
             let mut reads = std::mem::take(&mut seat.carried);
+            if std::mem::take(&mut seat.has_old_marks) {
+                // Of when the cache was larger, or a read that is being noted: that one is told twice, which is no harm.
+                let mut from = 0;
+                self.table.sweep_reads(&mut from, self.slots(), u32::MAX, |slot| reads.push(slot));
+            }
+            let carried = reads.len();
             self.touches.take(&mut reads);
+            reads[carried..].iter().for_each(|&slot| _ = self.table.take_read(slot));
             self.tell_reads(seat, &reads);
             // What the policy will only now hear of is touched with the next batch.
             reads.retain(|&slot| !seat.marks.is(slot, KNOWN | STRUCK));
             seat.carried = reads;
         } else {
             let Seat { batch, marks, sweep, carried, .. } = seat;
-            // Reads that were noted while the cache was exact: it has grown since.
+            // Reads that were noted while the cache was smaller.
             self.touches.take(carried);
-            carried.drain(..).for_each(|slot| self.table.mark_read(slot));
+            carried.drain(..).for_each(|slot| _ = self.table.mark_read(slot));
             self.table.sweep_reads(sweep, self.slots(), SWEEP, |slot| {
                 if marks.is(slot, KNOWN) {
                     batch.touched.push(slot);
@@ -700,7 +740,7 @@ impl<K, V> Shard<K, V> {
         seat.changed.clear();
     }
 
-    /// In an exact cache: tells the reads in order. A batch names a slot once, so the reads are cut into batches where one
+    /// Tells noted reads in order. A batch names a slot once, so the reads are cut into batches where one
     /// repeats; the last is left for the batch that is being put together.
     fn tell_reads(&self, seat: &mut Seat, reads: &[Slot]) {
         for &slot in reads {
@@ -1199,12 +1239,12 @@ mod tests {
         Some(value)
     }
 
-    /// First in, first out; says how many reads it has heard of.
-    struct Listening(VecDeque<Slot>, usize, Arc<Mutex<usize>>);
+    /// First in, first out; says which reads it has heard of.
+    struct Listening(VecDeque<Slot>, usize, Arc<Mutex<Vec<Slot>>>);
 
     impl Eviction for Listening {
         fn advance(&mut self, batch: &Batch, victims: &mut Vec<Slot>) -> Result<(), Fault> {
-            *self.2.lock() += batch.touched.len();
+            self.2.lock().extend(&batch.touched);
             self.0.extend(&batch.arrived.slots);
             let excess = self.0.len().saturating_sub(self.1);
             victims.extend(self.0.drain(..excess));
@@ -1220,40 +1260,76 @@ mod tests {
         }
     }
 
+    /// A shard of so many entries, full: the key of each is its slot. And what its policy has heard.
+    fn listening(entries: usize, batch: Option<u32>) -> (Shard<u64, u64>, Arc<Mutex<Vec<Slot>>>) {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let capacity = entries as u64;
+        let shape = Shape { capacity, expected: None, batch, stripes: 1, weighted: false, index: 0, seed: 0 };
+        let shard = Shard::new(shape, Box::new(Listening(VecDeque::new(), entries, heard.clone())), "listening".into());
+        (0..capacity).for_each(|key| arrive(&shard, key));
+        shard.settle(0, &mut Vec::new());
+        assert!(heard.lock().is_empty());
+        (shard, heard)
+    }
+
+    fn arrive(shard: &Shard<u64, u64>, key: u64) {
+        let hash = Hash(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let Ok((_, due)) = shard.insert(hash, key, key, terms(1, NEVER), |_| true, || 0) else { unreachable!() };
+        shard.maintain(due, 0, &mut Vec::new());
+    }
+
     /// One that it heard of too late would be evicted as if nobody had asked for it.
     #[test]
     fn all_that_was_read_is_heard_of_before_the_next_victims() {
         const ENTRIES: usize = 20_000;
-        let heard = Arc::new(Mutex::new(0));
-        let shape = Shape {
-            capacity: ENTRIES as u64,
-            expected: None,
-            batch: None,
-            stripes: 1,
-            weighted: false,
-            index: 0,
-            seed: 0,
-        };
-        let policy = Box::new(Listening(VecDeque::new(), ENTRIES, heard.clone()));
-        let shard = Shard::new(shape, policy, "listening".into());
-        let put = |key: u64| {
-            let hash = Hash(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            let Ok((_, due)) = shard.insert(hash, key, key, terms(1, NEVER), |_| true, || 0) else { unreachable!() };
-            shard.maintain(due, 0, &mut Vec::new());
-        };
-        (0..ENTRIES as u64).for_each(put);
-        shard.settle(0, &mut Vec::new());
+        let (shard, heard) = listening(ENTRIES, None);
         for slot in 0..ENTRIES as Slot {
             shard.touched(slot);
         }
-        assert_eq!(*heard.lock(), 0);
+        assert_eq!(heard.lock().len(), 0);
         (ENTRIES as u64..)
             .take_while(|&key| {
-                put(key);
-                *heard.lock() == 0
+                arrive(&shard, key);
+                heard.lock().is_empty()
             })
             .for_each(drop);
-        assert_eq!(*heard.lock(), ENTRIES);
+        assert_eq!(heard.lock().len(), ENTRIES);
+    }
+
+    /// Reads of `slots`, in rounds, and what was heard of them by the next arrival.
+    fn hears_of(entries: usize, batch: Option<u32>, slots: &[Slot], rounds: usize) -> Vec<Slot> {
+        let (shard, heard) = listening(entries, batch);
+        for &slot in std::iter::repeat_n(slots, rounds).flatten() {
+            shard.maintain(shard.touched(slot), 0, &mut Vec::new());
+        }
+        if shard.hears(Reads::First) {
+            assert!(heard.lock().is_empty(), "a read by itself calls nobody");
+        }
+        arrive(&shard, entries as u64);
+        // And what was told is forgotten.
+        let told = heard.lock().clone();
+        arrive(&shard, entries as u64 + 1);
+        assert_eq!(*heard.lock(), told);
+        shard.touched(slots[0]);
+        arrive(&shard, entries as u64 + 2);
+        assert_eq!(heard.lock()[told.len()..], slots[..1]);
+        told
+    }
+
+    #[test]
+    fn a_small_cache_tells_first_reads_in_order() {
+        assert_eq!(hears_of(500, None, &[70, 30, 70, 90, 30], 1), [70, 30, 90]);
+        // More than a thread notes where each is told.
+        assert_eq!(hears_of(500, None, &[70, 30, 90], 1_000), [70, 30, 90]);
+        let all: Vec<Slot> = (3..400).rev().collect();
+        assert_eq!(hears_of(500, None, &all, 1), all);
+    }
+
+    #[test]
+    fn a_tiny_cache_and_an_exact_one_tell_each_read() {
+        assert_eq!(hears_of(50, None, &[7, 3, 7, 9, 3], 1), [7, 3, 7, 9, 3]);
+        assert_eq!(hears_of(500, Some(1), &[70, 30, 70, 90, 30], 1), [70, 30, 70, 90, 30]);
+        assert_eq!(hears_of(50, None, &[7, 3, 9], 100), [7, 3, 9].repeat(100));
     }
 
     /// After settling: the sums are those of what is there, the policy knows the same, and no slot is lost.

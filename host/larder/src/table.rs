@@ -426,13 +426,11 @@ impl<K, V> Table<K, V> {
         prefetch(self.bucket_of(self.cell(slot).location()));
     }
 
-    /// Notes that a slot's entry was read. Once that is noted, a further read writes nothing.
+    /// Notes that a slot's entry was read. Once that is noted, a further read writes nothing. Whether it was not yet.
     #[inline]
-    pub(crate) fn mark_read(&self, slot: Slot) {
+    pub(crate) fn mark_read(&self, slot: Slot) -> bool {
         let (word, bit) = self.read_mark(slot);
-        if word.load(Ordering::Relaxed) & bit == 0 {
-            word.fetch_or(bit, Ordering::Relaxed);
-        }
+        word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
 
     /// Whether a slot's entry was read since it was last asked.

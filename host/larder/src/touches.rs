@@ -1,5 +1,4 @@
-//! Hits, misses and replacements, counted without locked instructions; and, for a cache that is small enough to be exact, which
-//! entries were read, in order.
+//! Hits, misses and replacements, counted without locked instructions; and, for a small cache, which entries were read, in order.
 //!
 //! Each thread has a *stripe* of counters to itself while there are stripes; threads beyond that share one.
 
@@ -8,7 +7,7 @@ use std::cell::{Cell, OnceCell};
 use crate::eviction::Slot;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
-/// Reads that an exact cache notes before somebody has to tell the policy.
+/// Reads that a thread notes before somebody should tell the policy, where it hears of each.
 const RING: usize = 128;
 
 #[repr(align(128))]
@@ -17,7 +16,7 @@ struct Stripe {
     hits: AtomicU64,
     misses: AtomicU64,
     replaced: AtomicU64,
-    /// Reads in order, in an exact cache. Each thread has its own, as the order of two threads' reads means nothing.
+    /// Reads in order, in a small cache. Each thread has its own, as the order of two threads' reads means nothing.
     ordered: Mutex<Vec<Slot>>,
 }
 
