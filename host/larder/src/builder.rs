@@ -166,7 +166,8 @@ impl<K, V, S> Builder<K, V, S> {
     }
 
     /// How many arrivals the policy is told of at once. By default a 256th of the entries, at most 128, and 1
-    /// below 1024 entries. 1 makes the policy exact, at the cost of a call for each arrival.
+    /// below 1024 entries. Asked for, 1 makes the policy exact, at the cost of a call for each arrival, and of a hundred
+    /// nanoseconds or more for each read: it hears of all of them, in order. So it does by default below 128 entries.
     pub fn batch(mut self, batch: u32) -> Self {
         self.batch = Some(batch);
         self

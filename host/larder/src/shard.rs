@@ -1240,8 +1240,10 @@ mod tests {
     }
 
     /// First in, first out; says which reads it has heard of.
+    #[cfg(not(shuttle))]
     struct Listening(VecDeque<Slot>, usize, Arc<Mutex<Vec<Slot>>>);
 
+    #[cfg(not(shuttle))]
     impl Eviction for Listening {
         fn advance(&mut self, batch: &Batch, victims: &mut Vec<Slot>) -> Result<(), Fault> {
             self.2.lock().extend(&batch.touched);
@@ -1261,6 +1263,7 @@ mod tests {
     }
 
     /// A shard of so many entries, full: the key of each is its slot. And what its policy has heard.
+    #[cfg(not(shuttle))]
     fn listening(entries: usize, batch: Option<u32>) -> (Shard<u64, u64>, Arc<Mutex<Vec<Slot>>>) {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let capacity = entries as u64;
@@ -1272,6 +1275,7 @@ mod tests {
         (shard, heard)
     }
 
+    #[cfg(not(shuttle))]
     fn arrive(shard: &Shard<u64, u64>, key: u64) {
         let hash = Hash(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let Ok((_, due)) = shard.insert(hash, key, key, terms(1, NEVER), |_| true, || 0) else { unreachable!() };
@@ -1279,6 +1283,7 @@ mod tests {
     }
 
     /// One that it heard of too late would be evicted as if nobody had asked for it.
+    #[cfg(not(shuttle))]
     #[test]
     fn all_that_was_read_is_heard_of_before_the_next_victims() {
         const ENTRIES: usize = 20_000;
@@ -1297,6 +1302,7 @@ mod tests {
     }
 
     /// Reads of `slots`, in rounds, and what was heard of them by the next arrival.
+    #[cfg(not(shuttle))]
     fn hears_of(entries: usize, batch: Option<u32>, slots: &[Slot], rounds: usize) -> Vec<Slot> {
         let (shard, heard) = listening(entries, batch);
         for &slot in std::iter::repeat_n(slots, rounds).flatten() {
@@ -1316,6 +1322,7 @@ mod tests {
         told
     }
 
+    #[cfg(not(shuttle))]
     #[test]
     fn a_small_cache_tells_first_reads_in_order() {
         assert_eq!(hears_of(500, None, &[70, 30, 70, 90, 30], 1), [70, 30, 90]);
@@ -1325,6 +1332,7 @@ mod tests {
         assert_eq!(hears_of(500, None, &all, 1), all);
     }
 
+    #[cfg(not(shuttle))]
     #[test]
     fn a_tiny_cache_and_an_exact_one_tell_each_read() {
         assert_eq!(hears_of(50, None, &[7, 3, 7, 9, 3], 1), [7, 3, 7, 9, 3]);

@@ -52,8 +52,10 @@ const FILL: u64 = 8;
 const MOST_COLUMNS: u64 = 128;
 /// Cells that a table of unknown size begins with.
 const FEW_CELLS: usize = 64;
-/// Slots that a shard gives out beyond its capacity, while entries come in before others are evicted: a batch, and some.
-const SLACK: usize = 256;
+/// Slots that a shard gives out beyond so many entries, while some come in before others are evicted: two batches, and some.
+fn slack(entries: usize) -> usize {
+    (entries / 128).min(256) + 16
+}
 /// Bytes of each array that are set aside for a table of known size, at most. They take memory as they are used.
 const SET_ASIDE: usize = 64 << 20;
 
@@ -331,7 +333,8 @@ impl<K, V> Table<K, V> {
             rows /= 2;
         }
         let cells = expected.map_or(FEW_CELLS, |expected| {
-            let cells = (expected as usize).saturating_add(SLACK).min(SET_ASIDE / size_of::<Cell<K, V>>());
+            let expected = expected as usize;
+            let cells = expected.saturating_add(slack(expected)).min(SET_ASIDE / size_of::<Cell<K, V>>());
             cells.next_multiple_of(64)
         });
         Table {
