@@ -3,8 +3,8 @@
 //! Operations change the table at once, and leave a note for the policy: a hit sets a bit, everything else puts a note
 //! into the *inbox*. When enough has come together, whoever put the last note there puts a batch together, asks the
 //! policy, and takes the victims out (*maintenance*). So a hit never enters a policy, nor runs maintenance, but in a cache
-//! that is so small that the policy hears of every read ([`Reads`]). The policy is always a little behind: by at most a batch, which is one event in a
-//! small cache and [`MOST_BATCH`] in a large one.
+//! that is so small that the policy hears of every read ([`Reads`]). The policy is always a little behind: by at most a
+//! batch, which is one event in a small cache and [`MOST_BATCH`] in a large one.
 //!
 //! # The life of a slot
 //!
@@ -36,7 +36,7 @@ pub(crate) const MOST_BATCH: u32 = 128;
 /// A batch is at most this fraction of the residents.
 const BATCH_FRACTION: u64 = 256;
 /// With fewer residents a batch is one event: a few entries more or less make a difference there.
-const EXACT_BELOW: u64 = 1024;
+const SINGLY_BELOW: u64 = 1024;
 /// With fewer residents the policy hears of every read.
 const EACH_BELOW: u64 = 128;
 /// With each batch, maintenance looks at so many words of 64 slots for what was read. That is a shard of up to 65,536
@@ -293,7 +293,7 @@ impl<K, V> Shard<K, V> {
     fn batch_size(&self, count: u64) -> u64 {
         match self.shape.batch {
             Some(batch) => u64::from(batch),
-            None if count < EXACT_BELOW => 1,
+            None if count < SINGLY_BELOW => 1,
             None => (count / BATCH_FRACTION).min(u64::from(MOST_BATCH)),
         }
     }
@@ -740,8 +740,8 @@ impl<K, V> Shard<K, V> {
         seat.changed.clear();
     }
 
-    /// Tells noted reads in order. A batch names a slot once, so the reads are cut into batches where one
-    /// repeats; the last is left for the batch that is being put together.
+    /// Tells noted reads in order. A batch names a slot once, so the reads are cut into batches where one repeats; the
+    /// last is left for the batch that is being put together.
     fn tell_reads(&self, seat: &mut Seat, reads: &[Slot]) {
         for &slot in reads {
             if seat.marks.is(slot, IN_BATCH) {

@@ -52,12 +52,14 @@ const FILL: u64 = 8;
 const MOST_COLUMNS: u64 = 128;
 /// Cells that a table of unknown size begins with.
 const FEW_CELLS: usize = 64;
-/// Slots that a shard gives out beyond so many entries, while some come in before others are evicted: two batches, and some.
+/// Bytes of each array that are set aside for a table of known size, at most. They take memory as they are used.
+const SET_ASIDE: usize = 64 << 20;
+
+/// Slots that a shard gives out beyond so many entries, while some come in before others are evicted: two batches, and
+/// some.
 fn slack(entries: usize) -> usize {
     (entries / 128).min(256) + 16
 }
-/// Bytes of each array that are set aside for a table of known size, at most. They take memory as they are used.
-const SET_ASIDE: usize = 64 << 20;
 
 /// Which parts of a key's 64-bit hash are used where: the low half finds the bucket, the next 8 bits are the tag, and
 /// the highest 16 choose the shard.
@@ -345,7 +347,7 @@ impl<K, V> Table<K, V> {
             buckets: Array::new((base * rows) as usize),
             cells: Array::new(cells),
             reads: Array::new(cells / 64),
-            live_until: Array::new(FEW_CELLS),
+            live_until: Array::new(0),
             has_live_until: AtomicBool::new(false),
         }
     }

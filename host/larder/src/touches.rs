@@ -1,4 +1,5 @@
-//! Hits, misses and replacements, counted without locked instructions; and, for a small cache, which entries were read, in order.
+//! Hits, misses and replacements, counted without locked instructions; and, for a small cache, which entries were read,
+//! in order.
 //!
 //! Each thread has a *stripe* of counters to itself while there are stripes; threads beyond that share one.
 
