@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::cache::{Inner, Listener, LoadTally, Weigher};
+use crate::cache::{Inner, Listener, Weigher};
 use crate::control::Control;
 use crate::eviction::Limits;
 use crate::flights::Board;
@@ -352,7 +352,6 @@ where
                 listener: self.listener,
                 clock: self.clock,
                 board: Arc::new(Board::new()),
-                loads: Arc::new(LoadTally::default()),
                 explicit: AtomicU64::new(0),
                 lazily_expired: AtomicU64::new(0),
                 control: Control::new(module),

@@ -9,12 +9,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::builder::Builder;
 use crate::control::Seen;
 use crate::eviction::{NEVER, Slot};
-use crate::flights::{Board, Boarding, By, Ended, Outcome, Ticket};
+use crate::flights::{Board, Boarding, By, Ended, Load, Ticket};
 use crate::shard::{Due, Removed, Shard, Terms};
 use crate::stopwatch::Stopwatch;
 use crate::table;
@@ -66,18 +66,9 @@ pub(crate) struct Inner<K, V, S> {
     pub(crate) listener: Option<Listener<K, V>>,
     pub(crate) clock: Clock,
     pub(crate) board: Arc<Board<K, V>>,
-    pub(crate) loads: Arc<LoadTally>,
     pub(crate) explicit: AtomicU64,
     pub(crate) lazily_expired: AtomicU64,
     pub(crate) control: crate::control::Control,
-}
-
-/// Loads so far.
-#[derive(Default)]
-pub(crate) struct LoadTally {
-    pub(crate) succeeded: AtomicU64,
-    pub(crate) failed: AtomicU64,
-    pub(crate) nanos: AtomicU64,
 }
 
 impl<K, V, S> Clone for Cache<K, V, S> {
@@ -445,6 +436,7 @@ where
     /// Puts an entry into its shard, if `may` says yes under the lock of its column. It is told when the entry that is
     /// there expires, if there is one.
     #[allow(clippy::type_complexity)] // As that of the shard.
+    #[inline(always)]
     fn keep(
         &self,
         hash: table::Hash,
@@ -684,12 +676,12 @@ where
                 Err(Boarding::Lead(lead)) => {
                     let began = Stopwatch::start();
                     let loaded = load().map_err(Arc::new);
-                    let cost = self.inner.loads.count(began.elapsed(), loaded.is_ok());
+                    let nanos = began.elapsed_nanos();
                     let outcome = || loaded.clone().map_err(|error| error as Arc<dyn Any + Send + Sync>);
                     let mut kept = Kept::default();
-                    lead.land(outcome, || {
+                    lead.land(Some((nanos, loaded.is_ok())), outcome, || {
                         if let Ok(value) = &loaded {
-                            kept = self.keep_loaded(hash, &key, value, cost);
+                            kept = self.keep_loaded(hash, &key, value, cost(nanos));
                         }
                     });
                     kept.finish(&self.inner, at);
@@ -744,14 +736,12 @@ where
         loop {
             let make = || {
                 let load = load.take()?;
-                let loads = self.inner.loads.clone();
                 let erased = async move {
-                    let began = Instant::now();
-                    let loaded = load.await;
-                    loads.count(began.elapsed(), loaded.is_ok());
-                    loaded.map_err(|error| Arc::new(error) as Arc<dyn Any + Send + Sync>)
+                    let began = Stopwatch::start();
+                    let loaded = load.await.map_err(|error| Arc::new(error) as Arc<dyn Any + Send + Sync>);
+                    (loaded, began.elapsed_nanos())
                 };
-                Some(Box::pin(erased) as Pin<Box<dyn Future<Output = Outcome<V>> + Send>>)
+                Some(Box::pin(erased) as Load<V>)
             };
             let boarding = self.inner.board.board(By::Task, hash.0, &key, Some(landed), || self.peek(&key), make);
             let ticket = match boarding {
@@ -760,8 +750,7 @@ where
                 // Its load was dropped with a flight that was abandoned: it was begun, and nobody can begin it again.
                 Err(Boarding::Lead(_)) => unreachable!("the load is made once, and then its flight is this ticket's"),
             };
-            let began = Instant::now();
-            let ended = Passenger { cache: self, ticket, hash, at, key: key.clone(), began }.await;
+            let ended = Passenger { cache: self, ticket, hash, at, key: key.clone() }.await;
             if let Some(result) = shared(ended) {
                 return result;
             }
@@ -786,12 +775,14 @@ where
 
     /// Keeps what a load brought, unless somebody put an entry in meanwhile. Runs under the board's lock, so what it
     /// pushes out is let go of later.
+    #[inline(always)]
     fn keep_loaded(&self, hash: table::Hash, key: &K, value: &V, cost: u32) -> Kept<K, V> {
         let fresh = |expires_at| expires_at == NEVER || expires_at > self.inner.clock.now_ms();
         self.keep_if(hash, key, value, cost, true, |present| !present.is_some_and(fresh))
     }
 
     /// Keeps a value if `may` says yes, which is told when the entry that is there expires.
+    #[inline(always)]
     fn keep_if(
         &self,
         hash: table::Hash,
@@ -834,14 +825,9 @@ impl<K, V> Kept<K, V> {
     }
 }
 
-impl LoadTally {
-    /// Counts a load; answers with its cost in microseconds, as policies are told it.
-    fn count(&self, took: Duration, succeeded: bool) -> u32 {
-        let counter = if succeeded { &self.succeeded } else { &self.failed };
-        counter.fetch_add(1, Ordering::Relaxed);
-        self.nanos.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
-        u32::try_from(took.as_micros()).unwrap_or(u32::MAX)
-    }
+/// What a load cost, as policies are told it: in microseconds.
+fn cost(nanos: u64) -> u32 {
+    u32::try_from(nanos / 1000).unwrap_or(u32::MAX)
 }
 
 /// What the end of a flight means for one passenger; `None` if it has to ask again: the flight was abandoned, or ended in
@@ -861,7 +847,6 @@ struct Passenger<'c, K: Hash + Eq, V, S> {
     hash: table::Hash,
     at: usize,
     key: K,
-    began: Instant,
 }
 
 impl<K: Hash + Eq, V, S> Unpin for Passenger<'_, K, V, S> {}
@@ -875,11 +860,10 @@ where
     type Output = Ended<V>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended<V>> {
-        let Passenger { cache, ticket, hash, at, key, began } = self.get_mut();
+        let Passenger { cache, ticket, hash, at, key } = self.get_mut();
         let mut kept = Kept::default();
-        let polled = ticket.poll_end(cx, &mut |value| {
-            let cost = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
-            kept = cache.keep_loaded(*hash, key, value, cost);
+        let polled = ticket.poll_end(cx, &mut |value, nanos| {
+            kept = cache.keep_loaded(*hash, key, value, cost(nanos));
         });
         kept.finish(&cache.inner, *at);
         polled
@@ -956,6 +940,7 @@ where
                     let may = |present: Option<u64>| !was_there || present.is_some();
                     let mut kept = Kept::default();
                     lead.land(
+                        None,
                         || Ok(value.clone()),
                         || kept = self.cache.keep_if(hash, &self.key, &value, 0, false, may),
                     );

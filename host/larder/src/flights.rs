@@ -31,7 +31,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::fence;
+use std::sync::atomic::{compiler_fence, fence};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -45,7 +45,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// What a load came to: a value, or an error that all passengers share (the leader's type, checked by each).
 pub(crate) type Outcome<V> = Result<V, Arc<dyn Any + Send + Sync>>;
-type Load<V> = Pin<Box<dyn Future<Output = Outcome<V>> + Send>>;
+/// A load that is a future; it says how many nanoseconds it took.
+pub(crate) type Load<V> = Pin<Box<dyn Future<Output = (Outcome<V>, u64)> + Send>>;
 
 /// One load.
 pub(crate) struct Flight<V> {
@@ -153,6 +154,49 @@ struct Seat<K, V> {
     flight: Option<Arc<Flight<V>>>,
 }
 
+/// The seats of a part. Most of the time there is one at most, which needs no table.
+struct Seats<K, V> {
+    first: Option<Seat<K, V>>,
+    rest: HashTable<Seat<K, V>>,
+}
+
+impl<K, V> Seats<K, V> {
+    const NONE: Self = Seats { first: None, rest: HashTable::new() };
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Seat<K, V>> {
+        self.first.iter().chain(&self.rest)
+    }
+
+    #[inline]
+    fn find(&mut self, hash: u64, is_it: impl Fn(&Seat<K, V>) -> bool) -> Option<&mut Seat<K, V>> {
+        match &mut self.first {
+            Some(first) if is_it(first) => Some(first),
+            _ if self.rest.is_empty() => None,
+            _ => self.rest.find_mut(hash, is_it),
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, seat: Seat<K, V>) {
+        match &mut self.first {
+            first @ None => *first = Some(seat),
+            Some(_) => _ = self.rest.insert_unique(seat.hash, seat, |seat| seat.hash),
+        }
+    }
+
+    #[inline]
+    fn remove(&mut self, hash: u64, is_it: impl Fn(&Seat<K, V>) -> bool) -> Option<Seat<K, V>> {
+        if self.first.as_ref().is_some_and(&is_it) {
+            return self.first.take();
+        }
+        Some(self.rest.find_entry(hash, is_it).ok()?.remove().0)
+    }
+}
+
 /// Who comes aboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
@@ -162,9 +206,26 @@ pub(crate) enum By {
     Task,
 }
 
+/// Loads that came to an end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LoadTally {
+    pub(crate) succeeded: u64,
+    pub(crate) failed: u64,
+    pub(crate) nanos: u64,
+}
+
+impl LoadTally {
+    fn count(&mut self, nanos: u64, succeeded: bool) {
+        *(if succeeded { &mut self.succeeded } else { &mut self.failed }) += 1;
+        self.nanos = self.nanos.saturating_add(nanos);
+    }
+}
+
 /// The loads of keys whose hashes begin alike.
 struct Flights<K, V> {
-    seats: HashTable<Seat<K, V>>,
+    seats: Seats<K, V>,
+    /// Loads that landed, fenced or not.
+    loads: LoadTally,
     /// Flights whose leaders run closures, and which were fenced: the leader finds its passengers here.
     adrift: Vec<(u64, Arc<Flight<V>>)>,
     next_number: u64,
@@ -223,17 +284,18 @@ pub(crate) struct Ticket<K, V> {
     leads: bool,
 }
 
-/// Later loads do not overtake earlier stores, of which one is to the source or the board.
+/// Later loads do not overtake earlier stores, of which one is to the source or the board. A lock was taken or let go of
+/// in between, which does as much already where locked instructions are.
+#[inline]
 fn store_before_load() {
-    fence(Ordering::SeqCst);
+    if cfg!(target_arch = "x86_64") { compiler_fence(Ordering::SeqCst) } else { fence(Ordering::SeqCst) }
 }
 
 impl<K, V> Part<K, V> {
     /// Takes a seat off the board, if it was not fenced.
     fn take(&self, flights: &mut Flights<K, V>, hash: u64, number: u64) -> Option<Seat<K, V>> {
         // Not by the key: its comparison is the user's and may panic, and this runs in destructors.
-        let seat = flights.seats.find_entry(hash, |seat| seat.number == number).ok()?;
-        Some(seat.remove().0)
+        flights.seats.remove(hash, |seat| seat.number == number)
     }
 
     /// Counts what is on the board.
@@ -245,7 +307,12 @@ impl<K, V> Part<K, V> {
 impl<K, V> Board<K, V> {
     pub(crate) fn new() -> Self {
         let part = |_| Part {
-            flights: Mutex::new(Flights { seats: HashTable::new(), adrift: Vec::new(), next_number: 0 }),
+            flights: Mutex::new(Flights {
+                seats: Seats::NONE,
+                loads: LoadTally::default(),
+                adrift: Vec::new(),
+                next_number: 0,
+            }),
             active: AtomicU64::new(0),
             landed: AtomicU64::new(0),
         };
@@ -260,10 +327,7 @@ impl<K, V> Board<K, V> {
     /// Whether nothing is in flight for a key: asked under the lock of its column, a writer then need not fence.
     #[inline]
     pub(crate) fn is_idle(&self, hash: u64) -> bool {
-        // That lock is such a fence already where locked instructions are.
-        if cfg!(not(target_arch = "x86_64")) {
-            store_before_load();
-        }
+        store_before_load();
         self.part(hash).active.load(Ordering::SeqCst) == 0
     }
 
@@ -271,6 +335,18 @@ impl<K, V> Board<K, V> {
     #[inline]
     pub(crate) fn landed(&self, hash: u64) -> u64 {
         self.part(hash).landed.load(Ordering::Acquire)
+    }
+
+    /// Loads that came to an end so far.
+    pub(crate) fn loads(&self) -> LoadTally {
+        let mut all = LoadTally::default();
+        for part in self.parts.iter() {
+            let LoadTally { succeeded, failed, nanos } = part.flights.lock().loads;
+            all.succeeded += succeeded;
+            all.failed += failed;
+            all.nanos = all.nanos.saturating_add(nanos);
+        }
+        all
     }
 }
 
@@ -280,6 +356,9 @@ impl<K: Eq, V> Board<K, V> {
     ///
     /// # Panics
     /// This thread is running the load of that very key.
+    // Inlined with what it calls and `Lead::land`: what they hand on would go through memory otherwise, written by words and
+    // read by pairs of them, for which the processor waits; a fifth of the time of a miss.
+    #[inline(always)]
     pub(crate) fn board<T>(
         self: &Arc<Self>,
         by: By,
@@ -294,7 +373,7 @@ impl<K: Eq, V> Board<K, V> {
     {
         let part = self.part(hash);
         let mut flights = part.flights.lock();
-        if let Some(seat) = flights.seats.find_mut(hash, |seat| seat.hash == hash && seat.key == *key) {
+        if let Some(seat) = flights.seats.find(hash, |seat| seat.hash == hash && seat.key == *key) {
             if by == By::Thread && seat.thread.is_some_and(|thread| thread == this_thread()) {
                 drop(flights);
                 waits_for_itself();
@@ -318,7 +397,7 @@ impl<K: Eq, V> Board<K, V> {
         flights.next_number += 1;
         let thread = flight.is_none().then(this_thread);
         let seat = Seat { hash, key: key.clone(), number, thread, flight: flight.clone() };
-        flights.seats.insert_unique(hash, seat, |seat| seat.hash);
+        flights.seats.add(seat);
         part.count(&flights);
         drop(flights);
         // A writer that saw the board idle has told the source before; the load asks it after.
@@ -340,10 +419,7 @@ impl<K: Eq, V> Board<K, V> {
     {
         let part = self.part(hash);
         let mut flights = part.flights.lock();
-        let off = match flights.seats.find_entry(hash, |seat| seat.hash == hash && seat.key.borrow() == key) {
-            Ok(seat) => Some(seat.remove().0),
-            Err(_) => None,
-        };
+        let off = flights.seats.remove(hash, |seat| seat.hash == hash && seat.key.borrow() == key);
         if let Some(seat) = &off {
             flights.set_adrift(seat);
             part.count(&flights);
@@ -355,7 +431,7 @@ impl<K: Eq, V> Board<K, V> {
     pub(crate) fn fence_all(&self) {
         for part in self.parts.iter() {
             let mut flights = part.flights.lock();
-            let seats = std::mem::take(&mut flights.seats);
+            let seats = std::mem::replace(&mut flights.seats, Seats::NONE);
             seats.iter().for_each(|seat| flights.set_adrift(seat));
             part.count(&flights);
             drop(flights);
@@ -408,11 +484,15 @@ impl<V> Drop for EndOnDrop<'_, V> {
 
 impl<K, V> Lead<'_, K, V> {
     /// The load is done: calls `keep` under the board's lock if the flight was not fenced, and gives the outcome, if
-    /// anybody waits for it, to all.
-    pub(crate) fn land(self, outcome: impl FnOnce() -> Outcome<V>, keep: impl FnOnce()) {
+    /// anybody waits for it, to all. `load` is how many nanoseconds it took and whether it succeeded, if it is to be counted.
+    #[inline(always)]
+    pub(crate) fn land(self, load: Option<(u64, bool)>, outcome: impl FnOnce() -> Outcome<V>, keep: impl FnOnce()) {
         let Lead { part, hash, number } = self;
         std::mem::forget(self);
         let mut flights = part.flights.lock();
+        if let Some((nanos, succeeded)) = load {
+            flights.loads.count(nanos, succeeded);
+        }
         let Some(mut seat) = part.take(&mut flights, hash, number) else {
             let flight = flights.take_adrift(number);
             drop(flights);
@@ -464,7 +544,7 @@ impl<K, V> Drop for Off<'_, K, V> {
 
 impl<K, V> Ticket<K, V> {
     /// The load, a future, is done.
-    fn land(&self, outcome: &Outcome<V>, keep: impl FnOnce(&V))
+    fn land(&self, outcome: &Outcome<V>, nanos: u64, keep: impl FnOnce(&V))
     where
         V: Clone,
     {
@@ -479,6 +559,7 @@ impl<K, V> Ticket<K, V> {
         };
         let part = self.board.part(self.hash);
         let mut flights = part.flights.lock();
+        flights.loads.count(nanos, outcome.is_ok());
         let off = part.take(&mut flights, self.hash, self.number);
         if off.is_some() {
             let _off = Off { part, flights };
@@ -549,11 +630,12 @@ impl<K, V> Ticket<K, V>
 where
     V: Clone + Send + Sync + 'static,
 {
-    /// Waits for the end, as a task, and polls the load if it is a future. `keep` is as for [`Ticket::land`].
+    /// Waits for the end, as a task, and polls the load if it is a future. `keep` is as for [`Lead::land`], and is told how
+    /// many nanoseconds the load took.
     ///
     /// # Panics
     /// The load's own panic, if it is the leader's; or it is polled by the very load that it waits for.
-    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>, keep: &mut dyn FnMut(&V)) -> Poll<Ended<V>> {
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>, keep: &mut dyn FnMut(&V, u64)) -> Poll<Ended<V>> {
         {
             let mut state = self.flight.state.lock();
             if let Some(ended) = &state.ended {
@@ -601,10 +683,10 @@ where
                 return Poll::Ready(Ended::Abandoned);
             }
         };
-        if let Poll::Ready(outcome) = polled {
+        if let Poll::Ready((outcome, nanos)) = polled {
             let done = load.take();
             drop(load);
-            self.land(&outcome, |value| keep(value));
+            self.land(&outcome, nanos, |value| keep(value, nanos));
             drop(done);
             return Poll::Ready(Ended::Landed(outcome));
         }
@@ -744,7 +826,7 @@ mod tests {
                     Err(Boarding::Lead(lead)) => {
                         let loaded = self.load(end);
                         let keep = || loaded.iter().for_each(|value| self.keep(*value));
-                        lead.land(|| loaded.clone(), keep);
+                        lead.land(Some((1, loaded.is_ok())), || loaded.clone(), keep);
                         return loaded;
                     }
                     Err(Boarding::Join(ticket)) => {
@@ -785,7 +867,7 @@ mod tests {
                             Poll::Pending
                         })
                         .await;
-                        world.load(end)
+                        (world.load(end), 1u64)
                     };
                     Some(Box::pin(load) as Load<u64>)
                 };
@@ -794,7 +876,7 @@ mod tests {
                     Err(Boarding::Join(ticket)) => ticket,
                     Err(Boarding::Lead(_)) => unreachable!("it made a future"),
                 };
-                if let Ended::Landed(outcome) = poll_fn(|cx| ticket.poll_end(cx, &mut |value| self.keep(*value))).await
+                if let Ended::Landed(outcome) = poll_fn(|cx| ticket.poll_end(cx, &mut |value, _| self.keep(*value))).await
                 {
                     return outcome;
                 }
@@ -831,7 +913,7 @@ mod tests {
             let part = self.board.part(HASH);
             assert_eq!(part.active.load(Ordering::SeqCst), 0, "nobody is left on the board");
             let flights = part.flights.lock();
-            assert!(flights.seats.is_empty() && flights.adrift.is_empty());
+            assert!(flights.seats.len() == 0 && flights.adrift.is_empty());
         }
     }
 
@@ -990,12 +1072,13 @@ mod tests {
             is_told(&|world| {
                 let inner = world.clone();
                 let load: Load<u64> = Box::pin(async move {
-                    if by_task { inner.clone().read_async(End::Well, false).await } else { inner.read(End::Well) }
+                    let read = if by_task { inner.read_async(End::Well, false).await } else { inner.read(End::Well) };
+                    (read, 1)
                 });
                 let mut load = Some(load);
                 let boarding = world.board.board(By::Task, HASH, &KEY, None, || None::<u64>, || load.take());
                 let Err(Boarding::Join(mut ticket)) = boarding else { unreachable!("it leads") };
-                drop(run(poll_fn(|cx| ticket.poll_end(cx, &mut |_| {})), ALL));
+                drop(run(poll_fn(|cx| ticket.poll_end(cx, &mut |_, _| {})), ALL));
             });
         }
     }

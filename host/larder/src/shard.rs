@@ -354,6 +354,7 @@ impl<K, V> Shard<K, V> {
     /// Puts an entry in, or replaces the value of its key: the answer has the old one. Does neither if `may`, asked under
     /// the lock of the column, says no; it is told when the entry that is there expires.
     #[allow(clippy::type_complexity)] // What left, and what to do next; or what was brought.
+    #[inline(always)]
     pub(crate) fn insert(
         &self,
         hash: Hash,
@@ -781,7 +782,7 @@ impl<K, V> Shard<K, V> {
         if let Some(policy) = &mut seat.policy {
             let began = Stopwatch::start();
             let answer = policy.advance(&seat.batch, victims);
-            seat.tally.policy_nanos += began.elapsed().as_nanos() as u64;
+            seat.tally.policy_nanos += began.elapsed_nanos();
             seat.tally.policy_calls += 1;
             if let Err(fault) = answer {
                 victims.truncate(told);

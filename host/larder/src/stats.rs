@@ -127,12 +127,13 @@ impl<K, V, S> Inner<K, V, S> {
 
     pub(crate) fn stats(&self) -> Stats {
         let (hits, misses) = self.reads();
+        let loads = self.board.loads();
         let mut stats = Stats {
             hits,
             misses,
-            loads: self.loads.succeeded.load(Ordering::Relaxed),
-            load_failures: self.loads.failed.load(Ordering::Relaxed),
-            load_time: Duration::from_nanos(self.loads.nanos.load(Ordering::Relaxed)),
+            loads: loads.succeeded,
+            load_failures: loads.failed,
+            load_time: Duration::from_nanos(loads.nanos),
             expirations: self.lazily_expired.load(Ordering::Relaxed),
             invalidations: self.explicit.load(Ordering::Relaxed),
             replacements: self.shards.iter().map(|shard| shard.touches.replacements()).sum(),

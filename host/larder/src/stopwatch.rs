@@ -1,7 +1,7 @@
 //! How long something took.
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The processor's own counter, once somebody had the time to find out how fast it counts.
 static COUNTER: OnceLock<quanta::Clock> = OnceLock::new();
@@ -23,12 +23,13 @@ impl Stopwatch {
         }
     }
 
+    /// Nanoseconds since it was started.
     #[inline]
-    pub(crate) fn elapsed(self) -> Duration {
+    pub(crate) fn elapsed_nanos(self) -> u64 {
         match (self, COUNTER.get()) {
-            (Stopwatch::Counter(began), Some(counter)) => counter.delta(began, counter.raw()),
-            (Stopwatch::System(began), _) => began.elapsed(),
-            (Stopwatch::Counter(_), None) => Duration::ZERO,
+            (Stopwatch::Counter(began), Some(counter)) => counter.delta_as_nanos(began, counter.raw()),
+            (Stopwatch::System(began), _) => u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            (Stopwatch::Counter(_), None) => 0,
         }
     }
 

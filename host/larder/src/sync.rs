@@ -26,6 +26,21 @@ use std::task::Wake;
 use std::time::Duration;
 
 /// The thread that asks.
+#[cfg(not(shuttle))]
+#[inline]
+pub(crate) fn this_thread() -> ThreadId {
+    thread_local! {
+        // `thread::current` is a handle, whose count every call would raise and lower.
+        static ID: std::cell::Cell<Option<ThreadId>> = const { std::cell::Cell::new(None) };
+    }
+    ID.get().unwrap_or_else(|| {
+        let id = thread::current().id();
+        ID.set(Some(id));
+        id
+    })
+}
+
+#[cfg(shuttle)]
 pub(crate) fn this_thread() -> ThreadId {
     thread::current().id()
 }

@@ -492,7 +492,7 @@ impl<K, V> Table<K, V> {
     }
 
     /// Takes the lock of a location's column by `lock`, and gives its bucket.
-    #[inline]
+    #[inline(always)]
     fn bucket_under<'t, G>(&'t self, location: u32, lock: impl FnOnce(&'t RwLock<()>) -> G) -> (G, &'t Bucket) {
         // The locked instruction below holds up every access after it, but not a prefetch before it: the bucket is
         // fetched while the processor is still busy with what came before.
@@ -547,7 +547,7 @@ impl<K, V> Table<K, V> {
         self.lock_location(hash.location())
     }
 
-    #[inline]
+    #[inline(always)]
     fn lock_location(&self, location: u32) -> Locked<'_, K, V> {
         let (guard, bucket) = self.bucket_under(location, |lock| lock.write());
         Locked { table: self, bucket, _guard: guard }
