@@ -40,6 +40,9 @@ impl<T: Copy + Default> BySlot<T> {
         self.values[at] = value;
     }
 
+    // Inlined into each `set`, it would make a large function of a small one, which a component calls.
+    #[cold]
+    #[inline(never)]
     fn grow(&mut self, at: usize) {
         if at >= self.values.capacity() {
             // The host may give out a few slots more than it has residents.

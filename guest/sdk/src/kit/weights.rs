@@ -50,9 +50,15 @@ impl Weights {
         if at < self.by_slot.len() {
             self.by_slot[at] = weight;
         } else if weight != 1 {
-            self.by_slot.resize(at + 1, 1);
-            self.by_slot[at] = weight;
+            self.grow(at, weight);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, at: usize, weight: u32) {
+        self.by_slot.resize(at + 1, 1);
+        self.by_slot[at] = weight;
     }
 
     /// A resident goes; answers with its weight.
