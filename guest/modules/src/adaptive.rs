@@ -282,25 +282,27 @@ impl Adaptive {
     }
 
     /// Moves the hand on to somebody who is worth less than what is sought, or for the most looks and as long as there
-    /// is nobody at all; answers with the least it met, and in how many looks.
+    /// is nobody at all; answers with the least it met, and in how many looks. Nothing less is sought than `least`.
     #[inline]
     fn sweep(&mut self, now: u32, sought: i32, most: usize, mut least: (i32, Slot)) -> ((i32, Slot), usize) {
+        let len = self.residents.values().len();
         let mut looks = 0;
         while looks < most || least.0 == NONE {
             let from = self.hand;
-            let to = (from + most).min(self.residents.values().len());
+            let to = (from + most).min(len);
             for (slot, &past) in (from as Slot..).zip(&self.residents.values()[from..to]) {
                 let worth = self.worth_of(past, slot, now);
+                if worth < sought {
+                    let next = slot as usize + 1;
+                    self.hand = if next == len { 0 } else { next };
+                    return ((worth, slot), looks + next - from);
+                }
                 if worth < least.0 {
                     least = (worth, slot);
                 }
-                if worth < sought {
-                    self.hand = (slot as usize + 1) % self.residents.values().len();
-                    return (least, looks + slot as usize + 1 - from);
-                }
             }
             looks += to - from;
-            self.hand = if to == self.residents.values().len() { 0 } else { to };
+            self.hand = if to == len { 0 } else { to };
         }
         (least, looks)
     }

@@ -20,8 +20,9 @@ struct Set {
     tags: u64,
     /// Their classes, 8 bits each; where there is no ghost, one that there is not.
     classes: u64,
-    /// 2 more bits of each one's hash, and 14 of the time when it was used last.
-    times: u128,
+    /// 2 more bits of each one's hash, and 14 of the time when it was used last: the first four, and the others. (A number of
+    /// 128 bits is shifted by a function, in WebAssembly.)
+    times: [u64; 2],
 }
 
 /// The past of entries that left, by a hash of their key: 4 bytes each, and a bounded number.
@@ -38,17 +39,17 @@ pub(super) struct Ghosts {
 }
 
 /// `all` without the bits from `at` to `at + width`; those above close up.
-fn without(all: u128, at: u32, width: u32) -> u128 {
+fn without(all: u64, at: u32, width: u32) -> u64 {
     let below = (1 << at) - 1;
     all & below | all >> width & !below
 }
 
 impl Set {
-    const EMPTY: Set = Set { tags: 0, classes: u64::from_ne_bytes([NOBODY as u8; WAYS]), times: 0 };
+    const EMPTY: Set = Set { tags: 0, classes: u64::from_ne_bytes([NOBODY as u8; WAYS]), times: [0; 2] };
 
     /// The class and the time of one.
     fn get(&self, way: usize) -> (u32, u32) {
-        ((self.classes >> (8 * way) & 0xff) as u32, (self.times >> (16 * way) & 0xffff) as u32)
+        ((self.classes >> (8 * way) & 0xff) as u32, (self.times[way / 4] >> (16 * (way % 4)) & 0xffff) as u32)
     }
 
     /// Takes out the one of such a hash, and answers with its class and time.
@@ -66,9 +67,13 @@ impl Set {
         if class as usize == NOBODY || (time ^ hash << 6) & 0xc000 != 0 {
             return None;
         }
-        self.tags = without(self.tags.into(), 8 * way, 8) as u64;
-        self.classes = without(u128::from(self.classes) | (NOBODY as u128) << 64, 8 * way, 8) as u64;
-        self.times = without(self.times, 16 * way, 16);
+        self.tags = without(self.tags, 8 * way, 8);
+        self.classes = without(self.classes, 8 * way, 8) & u64::MAX >> 8 | (NOBODY as u64) << 56;
+        let [first, last] = self.times;
+        self.times = match way {
+            0..4 => [without(first, 16 * way, 16) & u64::MAX >> 16 | last << 48, last >> 16],
+            way => [first, without(last, 16 * (way - 4), 16)],
+        };
         Some((class, time))
     }
 
@@ -77,7 +82,8 @@ impl Set {
     fn put(&mut self, hash: u32, class: u32, time: u32) {
         self.tags = self.tags << 8 | u64::from(hash & 0xff);
         self.classes = self.classes << 8 | u64::from(class);
-        self.times = self.times << 16 | u128::from(hash << 6 & 0xc000 | time);
+        let [first, last] = self.times;
+        self.times = [first << 16 | u64::from(hash << 6 & 0xc000 | time), last << 16 | first >> 48];
     }
 }
 
@@ -146,7 +152,7 @@ impl Ghosts {
         let halves = |long: u64| [long as u32, (long >> 32) as u32];
         memo.records(self.sets.iter().map(|set| {
             let [[a, b], [c, d]] = [set.tags, set.classes].map(halves);
-            let [[e, f], [g, h]] = [set.times as u64, (set.times >> 64) as u64].map(halves);
+            let [[e, f], [g, h]] = set.times.map(halves);
             [a, b, c, d, e, f, g, h]
         }));
     }
@@ -159,7 +165,7 @@ impl Ghosts {
             .into_iter()
             .map(|words| {
                 let long = |at: usize| u64::from(words[at]) | u64::from(words[at + 1]) << 32;
-                Set { tags: long(0), classes: long(2), times: u128::from(long(4)) | u128::from(long(6)) << 64 }
+                Set { tags: long(0), classes: long(2), times: [long(4), long(6)] }
             })
             .collect();
         let known = |class: u8| usize::from(class) == NOBODY || is_class(class.into());

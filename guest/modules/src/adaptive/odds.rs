@@ -311,7 +311,9 @@ impl Odds {
         let counts = &mut self.counts[class];
         let (mut prior, mut ended) = ([0.0; BUCKETS], [0.0; BUCKETS]);
         for b in 0..BUCKETS {
-            prior[b] = (by_uses[b] * by_interval[b] / self.parents[0][b]).min(1.0);
+            let product = by_uses[b] * by_interval[b] / self.parents[0][b];
+            // Not `min`, which is a function in WebAssembly.
+            prior[b] = if product < 1.0 { product } else { 1.0 };
             ended[b] = counts.lost[b] + self.scale * counts.lasting[b];
         }
         worths(&odds(&counts.used, &ended, &prior), &mut self.worth[class]);
