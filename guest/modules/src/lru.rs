@@ -6,16 +6,20 @@
 //! as long.
 
 use core::hash::{BuildHasherDefault, Hasher};
+use core::num::NonZeroUsize;
 
 use larder_guest::kit::Weights;
 use larder_guest::{About, Arrival, Change, Eviction, Limits, Parameters, Refusal, Slot, Victims};
 use lru::LruCache;
 
+/// A table for up to so many residents is made at once: their bound may be one that they never come near to.
+const SIZED: u32 = 1 << 20;
+
 /// Evicts what was read longest ago.
 #[derive(Debug)]
 pub struct Lru {
     weights: Weights,
-    /// Without a bound of its own: the weights decide.
+    /// The weights decide who leaves; a bound of its own is never reached.
     order: LruCache<Slot, (), BuildHasherDefault<Multiply>>,
 }
 
@@ -49,7 +53,15 @@ impl Eviction for Lru {
     const ABOUT: About = About::new("lru", env!("CARGO_PKG_VERSION"), "Evicts what was read longest ago");
 
     fn open(limits: &Limits, _: &Parameters) -> Result<Self, Refusal> {
-        Ok(Lru { weights: Weights::new(limits), order: LruCache::unbounded_with_hasher(BuildHasherDefault::new()) })
+        let hasher = BuildHasherDefault::new();
+        // Residents weigh 1 at least, so where as many as the capacity are expected, there are never more. A table that grows
+        // would leave smaller ones behind, in a memory that never shrinks.
+        let most = limits.expected.filter(|&n| u64::from(n) == limits.capacity && n <= SIZED);
+        let order = match most.and_then(|n| NonZeroUsize::new(n as usize)) {
+            Some(most) => LruCache::with_hasher(most, hasher),
+            None => LruCache::unbounded_with_hasher(hasher),
+        };
+        Ok(Lru { weights: Weights::new(limits), order })
     }
 
     #[inline]
