@@ -101,7 +101,7 @@ impl<K, V, S> Builder<K, V, S> {
 
     /// The weight that the entries may have together: their number, if there is no [`weigher`](Self::weigher).
     ///
-    /// It is a bound with a small slack: between two batches there may be a 128th more entries, and up to 256 for each
+    /// It is a bound with a small slack: between two batches there may be a 32nd more entries, and up to 256 for each
     /// shard; never more than one for a cache of fewer than 1024 entries; and with a weigher never more than a sixteenth
     /// of the capacity and one entry.
     pub fn max_capacity(mut self, capacity: u64) -> Self {
@@ -165,7 +165,7 @@ impl<K, V, S> Builder<K, V, S> {
         self
     }
 
-    /// How many arrivals the policy is told of at once. By default a 256th of the entries, at most 128, and 1
+    /// How many arrivals the policy is told of at once. By default a 64th of the entries, at most 128, and 1
     /// below 1024 entries. Asked for, 1 makes the policy exact, at the cost of a call for each arrival, and of a hundred
     /// nanoseconds or more for each read: it hears of all of them, in order. So it does by default below 128 entries.
     pub fn batch(mut self, batch: u32) -> Self {

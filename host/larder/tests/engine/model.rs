@@ -253,7 +253,8 @@ impl Run {
             let slack = shards * ((self.config.capacity / shards).div_ceil(16) + self.heaviest);
             assert!(self.cache.weighted_size() <= self.config.capacity + slack, "{}", self.cache.weighted_size());
         } else {
-            let slack = if self.config.capacity / shards < 256 { 1 } else { 128 };
+            let each = self.config.capacity / shards;
+            let slack = if each < 1024 { 1 } else { (each / 32).min(256) };
             assert!(count <= self.config.capacity + slack * shards, "{count} entries");
         }
     }
