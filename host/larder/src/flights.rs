@@ -876,7 +876,8 @@ mod tests {
                     Err(Boarding::Join(ticket)) => ticket,
                     Err(Boarding::Lead(_)) => unreachable!("it made a future"),
                 };
-                if let Ended::Landed(outcome) = poll_fn(|cx| ticket.poll_end(cx, &mut |value, _| self.keep(*value))).await
+                if let Ended::Landed(outcome) =
+                    poll_fn(|cx| ticket.poll_end(cx, &mut |value, _| self.keep(*value))).await
                 {
                     return outcome;
                 }

@@ -256,9 +256,8 @@ fn measure_tier(name: &str, directory: &Path) -> Result<()> {
     let puts = most_entries * 4;
     // Sixteen values a commit, as puts that come together share one; a durable one now and then.
     for batch in 0..puts / 16 {
-        let put: Vec<_> = (batch * 16..batch * 16 + 16)
-            .map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15), value(i, EACH)))
-            .collect();
+        let put: Vec<_> =
+            (batch * 16..batch * 16 + 16).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15), value(i, EACH))).collect();
         kept.extend(put.iter().map(|(key, _)| *key));
         let gone: Vec<u64> = kept.drain(..kept.len().saturating_sub(most_entries as usize)).collect();
         engine.commit(&put, &gone, batch % 64 == 0)?;
