@@ -45,6 +45,8 @@ const EACH_BELOW: u64 = 128;
 /// comes in before all was looked at. With a word for each arrival, SIEVE, whose hand may stand among the newcomers, lost up to
 /// two points of hits to reads that it had not heard of yet; to look at more costs nothing that shows.
 const SWEEP: u32 = 1024;
+/// The entries of so many slots are in the processor's caches anyway.
+const CACHED: usize = 1 << 14;
 /// How many faults a report keeps.
 const FAULTS_KEPT: usize = 16;
 
@@ -585,8 +587,10 @@ impl<K, V> Shard<K, V> {
         let mut freed = std::mem::take(&mut seat.departed);
         freed.append(&mut seat.overruled);
         // The memory of all that leave is asked for first, and waited for together.
-        victims.iter().for_each(|&victim| self.table.prefetch_cell(victim));
-        victims.iter().for_each(|&victim| self.table.prefetch_bucket(victim));
+        if seat.marks.0.len() > CACHED {
+            victims.iter().for_each(|&victim| self.table.prefetch_cell(victim));
+            victims.iter().for_each(|&victim| self.table.prefetch_bucket(victim));
+        }
         let (mut count_out, mut weight_out) = (0, 0);
         for &victim in &victims {
             seat.timers.cancel(victim);

@@ -37,11 +37,23 @@ impl Timers {
     }
 
     /// Has the slot fire when `at` (in milliseconds) has passed, and no more at whatever was set before.
+    #[inline]
     pub(crate) fn schedule(&mut self, slot: Slot, at: u64) {
         self.cancel(slot);
-        if at == NEVER {
-            return;
+        if at != NEVER {
+            self.link(slot, at);
         }
+    }
+
+    /// Has the slot not fire.
+    #[inline]
+    pub(crate) fn cancel(&mut self, slot: Slot) {
+        if self.scheduled > 0 {
+            self.unlink(slot);
+        }
+    }
+
+    fn link(&mut self, slot: Slot, at: u64) {
         if self.heads.is_empty() {
             self.heads = vec![NONE; LEVELS * SPOKES];
         }
@@ -63,8 +75,7 @@ impl Timers {
         self.scheduled += 1;
     }
 
-    /// Has the slot not fire.
-    pub(crate) fn cancel(&mut self, slot: Slot) {
+    fn unlink(&mut self, slot: Slot) {
         let Some(&Link { previous, next, spoke }) = self.links.get(slot as usize) else { return };
         if spoke == NONE {
             return;
