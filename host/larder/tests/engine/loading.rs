@@ -717,3 +717,39 @@ fn what_is_not_kept_is_dropped_under_no_lock() {
     eventually("the update ends", || update.is_finished());
     update.join().unwrap();
 }
+
+/// Of a closure, of a future, and where an invalidation keeps what they bring out: each once, with the time that it took itself.
+#[test]
+fn loads_are_counted_with_their_time() {
+    const NAP: Duration = Duration::from_millis(15);
+    // The processor's counter runs at about the clock's pace.
+    const LEAST: Duration = Duration::from_millis(14);
+    let cache = cache::<u64>();
+    let counted = || (cache.stats().loads, cache.stats().load_failures);
+    let load = |key| {
+        std::thread::sleep(NAP);
+        cache.invalidate(&key);
+        key
+    };
+    cache.get_with(1, || load(1));
+    assert_eq!((counted(), cache.contains_key(&1)), ((1, 0), false));
+    assert!(cache.stats().load_time >= LEAST);
+    for key in [2, 3] {
+        let (handle, fenced) = (cache.clone(), key == 2);
+        block_on(cache.get_with_async(key, async move {
+            std::thread::sleep(NAP);
+            if fenced {
+                handle.invalidate(&key);
+            }
+            key
+        }));
+        assert_eq!((counted(), cache.contains_key(&key)), ((key, 0), !fenced));
+        assert!(cache.stats().load_time >= LEAST * key as u32, "{:?}", cache.stats().load_time);
+    }
+    assert!(block_on(cache.try_get_with_async(4, async { Err::<u64, u8>(4) })).is_err());
+    assert!(cache.try_get_with(4, || Err::<u64, u8>(4)).is_err());
+    assert_eq!(counted(), (3, 2));
+    // An update is no load.
+    cache.entry(5).and_upsert_with(|_| 5);
+    assert_eq!(counted(), (3, 2));
+}
