@@ -6,7 +6,7 @@
 //! down.
 //!
 //! Weighted entries: sizes are weights throughout, and a ghost hit counts by its weight. With weights of 1 it is the
-//! algorithm of the paper to the letter. 13 bytes a resident and 8 to 12 for each ghost.
+//! algorithm of the paper to the letter. 13 bytes a resident and 10 to 14 for each ghost.
 
 use alloc::vec::Vec;
 

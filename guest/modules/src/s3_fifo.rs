@@ -5,7 +5,7 @@
 //! FIFO; who leaves unread is remembered as a ghost, and goes straight to the main queue if it comes back. The main queue
 //! gives those read another round for each time, up to three.
 //!
-//! A touch writes one byte. 14 bytes a resident, and 8 to 12 for each of nine ghosts to ten residents.
+//! A touch writes one byte. 14 bytes a resident, and 10 to 14 for each of nine ghosts to ten residents.
 
 use alloc::vec::Vec;
 

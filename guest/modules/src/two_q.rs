@@ -5,7 +5,7 @@
 //! back while the ghost is remembered was wanted at two moments apart, and enters `Am`, an LRU. Reads within `A1in`
 //! change nothing: they are one use, correlated.
 //!
-//! 13 bytes a resident, and 8 to 12 for each of half as many ghosts.
+//! 13 bytes a resident, and 10 to 14 for each of half as many ghosts.
 
 use alloc::vec::Vec;
 

@@ -55,12 +55,6 @@ const FEW_CELLS: usize = 64;
 /// Bytes of each array that are set aside for a table of known size, at most. They take memory as they are used.
 const SET_ASIDE: usize = 64 << 20;
 
-/// Slots that a shard gives out beyond so many entries, while some come in before others are evicted: two batches, and
-/// some.
-fn slack(entries: usize) -> usize {
-    (entries / 128).min(256) + 16
-}
-
 /// Which parts of a key's 64-bit hash are used where: the low half finds the bucket, the next 8 bits are the tag, and
 /// the highest 16 choose the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -324,8 +318,8 @@ unsafe impl<K: Send + Sync, V: Send + Sync> Sync for Table<K, V> {}
 unsafe impl<K: Send, V: Send> Send for Table<K, V> {}
 
 impl<K, V> Table<K, V> {
-    /// An empty table, shaped for `expected` entries when full.
-    pub(crate) fn new(expected: Option<u32>) -> Self {
+    /// An empty table, shaped for `expected` entries when full, and `slack` more while some come in before others leave.
+    pub(crate) fn new(expected: Option<u32>, slack: usize) -> Self {
         let (mut base, mut rows) = (u64::from(expected.unwrap_or(0)).div_ceil(FILL).max(1), 1);
         while base > MOST_COLUMNS {
             base = base.div_ceil(2);
@@ -335,8 +329,7 @@ impl<K, V> Table<K, V> {
             rows /= 2;
         }
         let cells = expected.map_or(FEW_CELLS, |expected| {
-            let expected = expected as usize;
-            let cells = expected.saturating_add(slack(expected)).min(SET_ASIDE / size_of::<Cell<K, V>>());
+            let cells = (expected as usize).saturating_add(slack).min(SET_ASIDE / size_of::<Cell<K, V>>());
             cells.next_multiple_of(64)
         });
         Table {
@@ -760,7 +753,7 @@ mod tests {
     #[test]
     fn finds_what_was_put_in_while_it_grows() {
         for expected in [None, Some(1), Some(100), Some(1000)] {
-            let table = Table::new(expected);
+            let table = Table::new(expected, 16);
             let n = if cfg!(miri) { 200 } else { 5_000 };
             for key in 0..n {
                 insert(&table, key as Slot, key);
@@ -782,7 +775,7 @@ mod tests {
     #[cfg(not(shuttle))]
     #[test]
     fn unlinks_by_slot_and_drops_the_rest() {
-        let table = Table::new(None);
+        let table = Table::new(None, 16);
         for key in 0..150 {
             insert(&table, key as Slot, key);
         }
