@@ -45,7 +45,7 @@ async fn measure(url: &str, size: usize) -> Result<(), Box<dyn std::error::Error
         cache.insert(key as u32, value).await?;
     }
     let far_hits = cache.stats().far_hits;
-    let (mut gets, mut many) = (Vec::new(), Vec::new());
+    let (mut gets, mut many, mut many_us) = (Vec::new(), Vec::new(), Vec::new());
     let tier = RedisTier::connect(&RedisServer::at(url)?).await?;
     let (mut alone, mut alone_many) = (Vec::new(), Vec::new());
     let (mut bare_us, mut tiered_us, mut at) = (Vec::new(), Vec::new(), 0);
@@ -92,6 +92,7 @@ async fn measure(url: &str, size: usize) -> Result<(), Box<dyn std::error::Error
             }
         }
         many.push(began.elapsed().as_secs_f64() / bare);
+        many_us.push(bare / BATCHES as f64 * 1e6);
         let far_names = |batch: &Vec<usize>| batch.iter().map(|key| format!("cost{size}:{key}").into()).collect();
         let far_names: Vec<Vec<std::sync::Arc<str>>> = batches.iter().map(far_names).collect();
         let began = Instant::now();
@@ -105,13 +106,14 @@ async fn measure(url: &str, size: usize) -> Result<(), Box<dyn std::error::Error
     let reads = ROUNDS * (SINGLE + BATCH * BATCHES);
     println!(
         "{size:>6} bytes: a miss served by Redis {:.2} × GET (the tier alone {:.2}; {:.0} µs, {:.0} µs); get_many of {BATCH} \
-         {:.2} × MGET (the tier alone {:.2}); {:.1} % of the reads came from Redis",
+         {:.2} × MGET (the tier alone {:.2}; {:.0} µs); {:.1} % of the reads came from Redis",
         median(gets),
         median(alone),
         median(tiered_us),
         median(bare_us),
         median(many),
         median(alone_many),
+        median(many_us),
         far_hits as f64 / reads as f64 * 100.0,
     );
     Ok(())

@@ -265,6 +265,8 @@ where
     {
         let inner = &*self.inner;
         let shard = &inner.shards[at];
+        // Beside what the table hands on, not in it: what is wrapped again and again is copied through memory each time.
+        let mut answer = None;
         let found = shard.table.read(
             hash,
             |k| k.borrow() == key,
@@ -275,15 +277,15 @@ where
                 } else {
                     self.read_in_time(at, slot, cell, key, value)?
                 };
-                let seen = Seen { weight: cell.weight.load(Ordering::Relaxed), expires_at };
-                Some((read(value, now), slot, seen))
+                answer = Some(read(value, now));
+                Some((slot, Seen { weight: cell.weight.load(Ordering::Relaxed), expires_at }))
             },
         );
         match found {
-            Some(Some((value, slot, seen))) => {
+            Some(Some((slot, seen))) => {
                 shard.touches.hit();
                 inner.maintain(at, shard.touched(slot));
-                Some((value, seen))
+                answer.map(|answer| (answer, seen))
             }
             Some(None) => {
                 self.remove_expired(hash, at, key);

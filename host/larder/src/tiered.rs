@@ -64,8 +64,11 @@ pub mod testkit;
 
 use std::error::Error;
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -104,7 +107,7 @@ pub use source::{FromFn, Loaded, LoadedMany, Save, Source, SourceError, WriteId}
 pub use stats::TieredStats;
 
 use board::Lead;
-use driver::{About, Again, Landing, Lease, Op, Reply};
+use driver::{About, Again, Landing, Lease, Op, Reading, Reply, read_together};
 use host::{Inner, ended};
 use near::Quick;
 
@@ -335,23 +338,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     /// # Errors
     /// The source fails, and there is no old copy that may be served instead.
     #[inline]
-    pub async fn get(&self, key: &K) -> Result<Option<V>, TieredError> {
-        if let Quick::Quiet(value, _) = self.inner.near.quick(key, |_| ()) {
-            return Ok(value);
-        }
-        self.ask_apart(key).await
-    }
-
-    /// What is no hit, on the heap and behind a pointer: so that a hit has none of its variables, and of its code.
-    #[cold]
-    #[inline(never)]
-    fn ask_apart<'a>(&'a self, key: &'a K) -> BoxFuture<'a, Result<Option<V>, TieredError>> {
-        Box::pin(async move {
-            Ok(match self.ask(key, Traits::empty()).await? {
-                Lookup::Hit(served) => served.value,
-                Lookup::Miss(_) => None,
-            })
-        })
+    pub fn get<'a>(&'a self, key: &'a K) -> impl Future<Output = Result<Option<V>, TieredError>> + Send + 'a {
+        Get { cache: self, key, asking: None }
     }
 
     /// As [`Self::get`], with where the value was from. Where nothing may be loaded and there is no copy, the value is none
@@ -369,33 +357,35 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     /// The values of many keys, in their order; the operations run at once. A failure of one is its own. A far tier is asked for
     /// all of them in one round trip, and what no tier has is loaded in one call, if the source [`loads_many`](Source::loads_many).
     pub async fn get_many(&self, keys: &[K]) -> Vec<Result<Option<V>, TieredError>> {
+        let inner = &self.inner;
         let mut values = Vec::with_capacity(keys.len());
-        let mut ops = Vec::new();
+        let (mut places, mut readings) = (Vec::new(), Vec::new());
         for (at, key) in keys.iter().enumerate() {
-            values.push(match self.inner.near.quick(key, |_| ()) {
-                Quick::Quiet(value, _) => Ok(value),
-                Quick::Ask => match self.prepare(key, Traits::empty()) {
-                    Ok(served) => Ok(served.value),
-                    Err(op) => {
-                        ops.push((at, op));
-                        Ok(None)
-                    }
-                },
-            });
+            let reading = match inner.near.quick(key, |_| ()) {
+                Quick::Quiet(value, _) => {
+                    values.push(Ok(value));
+                    continue;
+                }
+                Quick::Ask => self.prepare(key, Traits::empty()),
+                Quick::Absent => Reading::glance(inner, key),
+            };
+            values.push(Ok(None));
+            places.push(at);
+            readings.push(reading);
         }
-        if let Some(source) = self.inner.source.clone().filter(|source| source.loads_many()) {
+        read_together(inner, Traits::empty(), &mut readings).await;
+        let mut ops = Vec::new();
+        for (at, reading) in places.into_iter().zip(readings) {
+            match reading.end() {
+                Ok(served) => values[at] = Ok(served.value),
+                Err(op) => ops.push((at, op)),
+            }
+        }
+        if let Some(source) = inner.source.clone().filter(|source| source.loads_many()) {
             let members = gather::Member::all(ops.len(), gather::load_many(source));
             ops.iter_mut().zip(members).for_each(|((_, op), member)| op.member = Some(member));
         }
-        let mut reads: Vec<_> = ops.iter_mut().map(|(_, op)| &mut **op).collect();
-        Op::begin_together(&mut reads).await;
-        let mut begun = Vec::new();
-        for (at, mut op) in ops {
-            match op.serve_at_once() {
-                Some(served) => values[at] = Ok(served.value),
-                None => begun.push((at, self.inner.begin(*op))),
-            }
-        }
+        let begun: Vec<_> = ops.into_iter().map(|(at, op)| (at, inner.begin(*op))).collect();
         for (at, answer) in begun {
             values[at] = ended(answer.await).map(|reply| match reply {
                 Reply::Served(served) => served.value,
@@ -410,10 +400,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     /// # Errors
     /// As the keyspace's rule has it.
     pub async fn get_cached(&self, key: &K) -> Result<Option<V>, TieredError> {
-        if let Quick::Quiet(value, _) = self.inner.near.quick(key, |_| ()) {
-            return Ok(value);
-        }
-        Ok(match self.ask(key, Traits::CACHED_ONLY).await? {
+        let is_absent = match self.inner.near.quick(key, |_| ()) {
+            Quick::Quiet(value, _) => return Ok(value),
+            Quick::Ask => false,
+            Quick::Absent => true,
+        };
+        Ok(match self.ask(key, Traits::CACHED_ONLY, is_absent).await? {
             Lookup::Hit(served) => served.value,
             Lookup::Miss(_) => None,
         })
@@ -438,18 +430,23 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     /// # Errors
     /// As [`Self::get`].
     pub async fn lookup(&self, key: &K) -> Result<Lookup<K, V>, TieredError> {
-        if let Quick::Quiet(value, (born, until)) = self.inner.near.quick(key, |copy| (copy.born, copy.fresh_until())) {
-            let now = self.inner.near.now();
-            // Past its freshness it is quiet because a refresh is under way, or has just failed.
-            let how = if until <= now { How::Stale } else { How::Fresh };
-            let age = Duration::from_millis(now.saturating_sub(born));
-            return Ok(Lookup::Hit(Served { value, how, tier: Some(0), age }));
-        }
-        self.ask(key, Traits::empty()).await
+        let is_absent = match self.inner.near.quick(key, |copy| (copy.born, copy.fresh_until())) {
+            Quick::Quiet(value, (born, until)) => {
+                let now = self.inner.near.now();
+                // Past its freshness it is quiet because a refresh is under way, or has just failed.
+                let how = if until <= now { How::Stale } else { How::Fresh };
+                let age = Duration::from_millis(now.saturating_sub(born));
+                return Ok(Lookup::Hit(Served { value, how, tier: Some(0), age }));
+            }
+            Quick::Ask => false,
+            Quick::Absent => true,
+        };
+        self.ask(key, Traits::empty(), is_absent).await
     }
 
-    /// A read that is not quiet: an operation, unless a draw says that its first step would serve the copy.
-    fn prepare(&self, key: &K, traits: Traits) -> Result<Served<V>, Box<Op<K, V>>> {
+    /// A read of which tier 0 has something that is not quiet: an operation, unless a draw says that its first step would serve
+    /// the copy.
+    fn prepare<'k>(&self, key: &'k K, traits: Traits) -> Reading<'k, K, V> {
         let inner = &self.inner;
         let mut op = Op::new(inner.clone(), Kind::Read, About::Key(key.clone()));
         op.traits = traits;
@@ -464,23 +461,23 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
                     let value = held.value.clone();
                     let served = Served { value, how: How::Fresh, tier: Some(0), age };
                     inner.tally.count(&served);
-                    return Ok(served);
+                    return Reading::Served(served);
                 }
                 op.random = Some(random);
             }
         }
-        Err(Box::new(op))
+        Reading::Op(Box::new(op))
     }
 
-    async fn ask(&self, key: &K, traits: Traits) -> Result<Lookup<K, V>, TieredError> {
-        let mut op = match self.prepare(key, traits) {
+    async fn ask(&self, key: &K, traits: Traits, is_absent: bool) -> Result<Lookup<K, V>, TieredError> {
+        let reading = if is_absent { Reading::glance(&self.inner, key) } else { self.prepare(key, traits) };
+        let mut reading = [reading];
+        read_together(&self.inner, traits, &mut reading).await;
+        let [reading] = reading;
+        let op = match reading.end() {
             Ok(served) => return Ok(Lookup::Hit(served)),
             Err(op) => op,
         };
-        Op::begin_together(&mut [&mut *op]).await;
-        if let Some(served) = op.serve_at_once() {
-            return Ok(Lookup::Hit(served));
-        }
         match self.inner.run(*op).await? {
             Reply::Served(served) => Ok(Lookup::Hit(served)),
             Reply::Missed(ticket) => Ok(Lookup::Miss(ticket)),
@@ -679,5 +676,48 @@ impl<V> Written<V> {
     /// With tags, or terms of its own.
     pub fn with(loaded: Loaded<V>) -> Self {
         Written(loaded)
+    }
+}
+
+/// A [`Tiered::get`]. By hand, not `async`: where a hit and what is none meet in one variable, a hit's value goes through
+/// memory.
+struct Get<'a, K: Key, V: Clone + Send + Sync + 'static> {
+    cache: &'a Tiered<K, V>,
+    key: &'a K,
+    /// What is no hit: on the heap, so that a hit has none of its variables.
+    asking: Option<BoxFuture<'a, Result<Option<V>, TieredError>>>,
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Future for Get<'_, K, V> {
+    type Output = Result<Option<V>, TieredError>;
+
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut is_absent = false;
+        if self.asking.is_none() {
+            match self.cache.inner.near.quick(self.key, |_| ()) {
+                Quick::Quiet(value, ()) => return Poll::Ready(Ok(value)),
+                Quick::Ask => {}
+                Quick::Absent => is_absent = true,
+            }
+        }
+        self.ask(context, is_absent)
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Get<'_, K, V> {
+    #[cold]
+    #[inline(never)]
+    fn ask(&mut self, context: &mut Context<'_>, is_absent: bool) -> Poll<Result<Option<V>, TieredError>> {
+        let (cache, key) = (self.cache, self.key);
+        let asking = self.asking.get_or_insert_with(|| {
+            Box::pin(async move {
+                Ok(match cache.ask(key, Traits::empty(), is_absent).await? {
+                    Lookup::Hit(served) => served.value,
+                    Lookup::Miss(_) => None,
+                })
+            })
+        });
+        asking.as_mut().poll(context)
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! Mechanism only. What is decided here is what the contract (`wit/patterns.wit`) has the host decide: in which order tiers
 //! are told, what fences what, and what is done where the module's answer cannot be (`fallback.rs`). Each operation runs in
-//! a task of its own, so that a caller who leaves takes nothing along.
+//! a task of its own, so that a caller who leaves takes nothing along. How far callers take reads themselves is in
+//! `driver/together.rs`.
+
+mod together;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,6 +30,8 @@ use crate::engine::steps::{
     What,
 };
 use crate::eviction::{Fault, NEVER};
+
+pub(crate) use together::{Reading, read_together, start_together};
 
 /// No operation takes more steps.
 const MOST_STEPS: usize = 256;
@@ -201,9 +206,15 @@ pub(crate) struct Op<K: Key, V: Clone + Send + Sync + 'static> {
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     pub(crate) fn new(inner: Arc<Inner<K, V>>, kind: Kind, about: About<K>) -> Self {
-        let book = inner.book.read().clone();
-        let now = inner.near.now();
-        let mut op = Op {
+        let (book, now) = (inner.book.read().clone(), inner.near.now());
+        let mut op = Op::at(inner, book, now, kind, about);
+        op.look_near();
+        op
+    }
+
+    /// One that has not looked anywhere.
+    fn at(inner: Arc<Inner<K, V>>, book: Arc<Rulebook>, now: u64, kind: Kind, about: About<K>) -> Self {
+        Op {
             book,
             kind,
             about,
@@ -236,9 +247,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             untold: Vec::new(),
             again: None,
             inner,
-        };
-        op.look_near();
-        op
+        }
     }
 
     /// Takes the token of tier 0, and then looks there.
@@ -278,146 +287,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         Turn { moment: Moment { now: self.asked_at, random }, operation: self.operation(), event }
     }
 
-    /// Takes reads as far as their callers may take them themselves: their first steps, each in one call for all, and the looks
-    /// in far tiers that these ask for, each in one round trip for all. Nothing is led or loaded yet, so a caller who leaves
-    /// takes nothing along; and a far hit needs no task.
-    pub(crate) async fn begin_together(ops: &mut [&mut Self]) {
-        ops.iter_mut().for_each(|op| op.begun = Some((Event::Start, None)));
-        Self::step_together(ops);
-        // Each look leads to another tier, or to none.
-        for _ in 1..8 {
-            let Some(tier) = ops.iter().find_map(|op| op.wants_to_look()) else { return };
-            let looking = ops.iter_mut().map(|op| &mut **op).filter(|op| op.wants_to_look() == Some(tier));
-            let mut looking: Vec<_> = looking.collect();
-            Self::look_together(tier, &mut looking).await;
-            Self::step_together(&mut looking);
-        }
-    }
-
-    /// Takes the next step of operations; of those that have to be asked for, in one call. Where that does not work out, each
-    /// takes its own.
-    fn step_together(ops: &mut [&mut Self]) {
-        let Some(book) = ops.first().map(|op| op.book.clone()) else { return };
-        if !ops.iter().all(|op| Arc::ptr_eq(&op.book, &book)) {
-            return;
-        }
-        let (mut asking, mut turns) = (Vec::new(), Vec::new());
-        for op in ops {
-            let event = op.begun.map_or(Event::Start, |(event, _)| event);
-            match op.known_answer(event) {
-                Some(answer) => op.begun = Some((event, answer.ok())),
-                None => {
-                    turns.push(op.turn(event));
-                    asking.push(op);
-                }
-            }
-        }
-        let answers = match turns[..] {
-            [] => return,
-            [Turn { moment, operation, event }] => book.step(moment, operation, event).map(|answer| vec![answer]),
-            _ => book.step_many(&turns),
-        };
-        if let Ok(answers) = answers {
-            asking.into_iter().zip(turns).zip(answers).for_each(|((op, turn), answer)| {
-                op.begun = Some((turn.event, Some(answer)));
-            });
-        }
-    }
-
-    /// The far tier in which its next step is to look.
-    fn wants_to_look(&self) -> Option<u8> {
-        match self.begun {
-            Some((_, Some(Answer { action: Action::Look(Looking { tier: tier @ 1..8, .. }), .. }))) => {
-                (self.kind == Kind::Read && self.has_tiers(1 << tier)).then_some(tier)
-            }
-            _ => None,
-        }
-    }
-
-    async fn look_together(tier: u8, ops: &mut [&mut Self]) {
-        for op in ops.iter_mut() {
-            if let Some((_, Some(Answer { cookie, action: Action::Look(looking) }))) = op.begun {
-                op.cookie = cookie;
-                op.promotion = looking.promote.map(|promotion| (tier, promotion));
-            }
-            op.begun = Some((Event::TierDown, None));
-        }
-        let Some(inner) = ops.first().map(|op| op.inner.clone()) else { return };
-        let far = &inner.far[usize::from(tier) - 1];
-        let (mut asked, mut name) = (Vec::with_capacity(ops.len()), String::new());
-        for op in ops {
-            if let About::Key(key) = &op.about {
-                if inner.is_logged(key) {
-                    op.begun = Some((Event::Absent, None));
-                    continue;
-                }
-                inner.write_far_name(key, &mut name);
-                let name: Arc<str> = name.as_str().into();
-                if inner.may_look(far, &name) {
-                    asked.push((op, name));
-                }
-            }
-        }
-        let names: Vec<Arc<str>> = asked.iter().map(|(_, name)| name.clone()).collect();
-        let limit = inner.limits.tier;
-        let looked = match &names[..] {
-            [] => return,
-            [name] => far.call(limit, far.tier.get(name)).await.map(|looked| vec![looked]),
-            _ => far.call(limit, far.tier.get_many(&names)).await,
-        };
-        let Ok(looked) = looked else { return };
-        if looked.len() != asked.len() {
-            tracing::warn!(tier = far.tier.summary(), "{} answers for {} keys", looked.len(), asked.len());
-            return;
-        }
-        for ((op, name), looked) in asked.into_iter().zip(looked) {
-            let event = match op.take_looked(tier, &name, looked) {
-                Some(found) => {
-                    op.take_if_better(found);
-                    Event::Found
-                }
-                None => Event::Absent,
-            };
-            op.begun = Some((event, None));
-        }
-    }
-
-    /// Serves a copy that it holds, where nothing else is left to do than to keep that in tier 0: nothing that others could wait
-    /// for, so it needs no task. Whatever is wrong with the answer, [`Self::run`] says.
-    pub(crate) fn serve_at_once(&mut self) -> Option<Served<V>> {
-        let Some((_, Some(Answer { action: Action::Serve(serving), .. }))) = self.begun else { return None };
-        let is_near = |keeping: &Keeping| keeping.what == What::Held && keeping.tiers == 1 && !keeping.announce;
-        let only_serves = serving.then == Then::End && serving.what == What::Held && serving.keep.iter().all(is_near);
-        if !only_serves || self.check_serving(&serving).is_err() {
-            return None;
-        }
-        if let Some(keeping) = &serving.keep {
-            self.check_keeping(keeping).ok()?;
-            self.keep_held_near(&keeping.terms);
-        }
-        self.hush(&serving);
-        let how = how_of(serving.mark);
-        // The operation is at its end: its copy of the value is the caller's.
-        let held = self.held.take()?;
-        let age = Duration::from_millis(self.asked_at.saturating_sub(held.copy.born));
-        let served = Served { value: held.value, how, tier: Some(held.tier), age };
-        self.inner.tally.count(&served);
-        Some(served)
-    }
-
     /// Keeps in tier 0 what is held.
     fn keep_held_near(&mut self, terms: &Terms) {
-        let (About::Key(key), Some(held), Some(token)) = (&self.about, &mut self.held, &self.near_token) else {
-            return;
-        };
-        let terms = held.copy.on_other_terms(terms, self.asked_at, token.stamp);
-        // What was brought from a far tier nobody else has: it need not be made anew.
-        match Arc::get_mut(&mut held.copy) {
-            Some(copy) => *copy = terms,
-            None => held.copy = Arc::new(terms),
-        }
-        if !self.inner.near.keep(key, held.value.clone(), held.copy.clone(), token, false) {
-            self.inner.tally.fenced.fetch_add(1, Relaxed);
+        if let (About::Key(key), Some(held), Some(token)) = (&self.about, &mut self.held, &self.near_token) {
+            self.inner.keep_near(key, held, token, terms, self.asked_at);
         }
     }
 
@@ -759,24 +632,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         }
     }
 
-    /// Takes over what a far tier has of the key: the token, and the copy.
-    fn take_looked(&mut self, tier: u8, name: &str, looked: Looked) -> Option<Held<V>> {
-        self.set_far_token(tier, looked.token);
-        if looked.token.is_none() {
+    /// Takes over the token that a look in a far tier came with, or that it came without one.
+    fn take_far_token(&mut self, tier: u8, token: Option<far::Token>) {
+        self.set_far_token(tier, token);
+        if token.is_none() {
             self.without_tokens |= 1 << tier;
         }
-        if looked.damaged {
-            self.inner.tally.damaged.fetch_add(1, Relaxed);
-            let tier = self.inner.far[usize::from(tier) - 1].tier.summary();
-            tracing::warn!(tier, key = name, "what lies in a far tier cannot be read");
-        }
-        let found = looked.copy?;
-        self.inner.tally.far_hits.fetch_add(1, Relaxed);
+    }
+
+    /// Takes over what a far tier has of the key: the token, and the copy.
+    fn take_looked(&mut self, tier: u8, name: &str, looked: Looked) -> Option<Held<V>> {
+        self.take_far_token(tier, looked.token);
         let stamp = self.near_token.map_or(0, |token| token.stamp);
-        self.inner.copy_of_far(found, stamp).map(|(value, copy)| {
-            let until = copy.fresh_until();
-            Held { tier, value, copy: Arc::new(copy), until }
-        })
+        self.inner.held_of_far(tier, name, looked, stamp, self.inner.near.now())
     }
 
     // ---- join
@@ -1049,8 +917,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
             let (negative, now, terms) = (value.is_none(), self.asked_at, &keeping.terms);
             let copy = Copy::new(negative, validator, tags, born, cost_us, size, terms, now, token.stamp);
             let kept = match writes {
-                true => self.inner.board.fence(&key, || near.keep(&key, value, Arc::new(copy), &token, true)),
-                false => near.keep(&key, value, Arc::new(copy), &token, false),
+                true => {
+                    self.inner.board.fence(&key, || near.keep(&key, value, Arc::new(copy), &token, true, near.now()))
+                }
+                false => near.keep(&key, value, Arc::new(copy), &token, false, near.now()),
             };
             if !kept {
                 telling.outcome.fenced |= 1;

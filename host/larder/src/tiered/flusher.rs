@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::driver::{About, Op};
+use super::driver::{About, Op, start_together};
 use super::gather::{self, Member};
 use super::host::Inner;
 use super::journal::{Flushing, Part};
@@ -85,7 +85,7 @@ async fn begin<K: Key, V: Clone + Send + Sync + 'static>(
         let members = Member::all(ops.len(), gather::save_many(source));
         ops.iter_mut().zip(members).for_each(|(op, member)| op.saves_with = Some(member));
     }
-    Op::begin_together(&mut ops.iter_mut().collect::<Vec<_>>()).await;
+    start_together(&mut ops.iter_mut().collect::<Vec<_>>());
     for op in ops {
         tokio::spawn(op.run());
     }

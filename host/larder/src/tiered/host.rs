@@ -11,15 +11,15 @@ use tokio::sync::oneshot;
 
 use super::board::Board;
 use super::codec::{BoxError, Codec};
-use super::driver::{self, About, Landing, Op, Reply};
+use super::driver::{self, About, Held, Landing, Op, Reply};
 use super::gate::{Ended, Gate, GateLimits, later};
 use super::journal::{Part, Record};
-use super::near::{Copy, Near};
+use super::near::{Copy, Near, Token};
 use super::source::Answer;
 use super::stats::Counters;
 use super::{
-    BoxFuture, Bus, Failure, FarCopy, Group, Key, Listener, Loaded, News, Scope, Source, Tier, TierError, TieredError,
-    Untold, WriteId,
+    BoxFuture, Bus, Failure, FarCopy, Group, Key, Listener, Loaded, Looked, News, Scope, Source, Tier, TierError,
+    TieredError, Untold, WriteId,
 };
 use crate::Value;
 use crate::engine::steps::{self, Incoming, Kind, Outcome, Rulebook, Terms, Traits};
@@ -239,12 +239,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
 
     /// Writes over what is there.
     pub(super) fn write_far_name(&self, key: &K, name: &mut String) {
-        let text = key.text();
         name.clear();
-        name.reserve(self.name.len() + 1 + text.len());
         name.push_str(&self.name);
         name.push(':');
-        name.push_str(&text);
+        key.write_text(name);
     }
 
     pub(super) fn far_scope(&self, about: &About<K>) -> Scope {
@@ -366,8 +364,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         })
     }
 
-    /// A copy from a far tier, with its value; none if it is damaged.
-    pub(super) fn copy_of_far(&self, far: FarCopy, stamp: u64) -> Option<(Option<V>, Copy)> {
+    /// The copy that a look in a far tier found, as of `now`; none if there is none, or it is damaged.
+    pub(super) fn held_of_far(&self, tier: u8, name: &str, looked: Looked, stamp: u64, now: u64) -> Option<Held<V>> {
+        if looked.damaged {
+            self.tally.damaged.fetch_add(1, Relaxed);
+            let tier = self.far[usize::from(tier) - 1].tier.summary();
+            tracing::warn!(tier, key = name, "what lies in a far tier cannot be read");
+        }
+        let far = looked.copy?;
+        self.tally.far_hits.fetch_add(1, Relaxed);
         let size = far.value.as_ref().map_or(0, |bytes| bytes.len());
         let value = match (&far.value, &self.codec) {
             (Some(bytes), Some(codec)) => match codec.decode(bytes) {
@@ -380,7 +385,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
             },
             _ => None,
         };
-        let now = self.near.now();
         let own = |tag: &Arc<str>| tag.get(self.name.len() + 1..).map(Arc::from);
         let terms = Terms {
             fresh_ms: far.fresh_ms,
@@ -393,7 +397,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         let copy = Copy::new(
             value.is_none(),
             far.validator,
-            if far.tags.is_empty() { Arc::default() } else { far.tags.iter().filter_map(own).collect() },
+            if far.tags.is_empty() { far.tags } else { far.tags.iter().filter_map(own).collect() },
             now.saturating_sub(far.age_ms),
             far.cost_us,
             u32::try_from(size).unwrap_or(u32::MAX),
@@ -401,7 +405,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
             now,
             stamp,
         );
-        Some((value, copy))
+        let until = copy.fresh_until();
+        Some(Held { tier, value, copy: Arc::new(copy), until })
+    }
+
+    /// Keeps in tier 0, from `now` on, what a read holds.
+    pub(super) fn keep_near(&self, key: &K, held: &mut Held<V>, token: &Token, terms: &Terms, now: u64) {
+        // What was brought from a far tier nobody else has: it need not be made anew.
+        match Arc::get_mut(&mut held.copy) {
+            Some(copy) => copy.set_terms(terms, now, token.stamp),
+            None => held.copy = Arc::new(held.copy.on_other_terms(terms, now, token.stamp)),
+        }
+        if !self.near.keep(key, held.value.clone(), held.copy.clone(), token, false, now) {
+            self.tally.fenced.fetch_add(1, Relaxed);
+        }
     }
 
     /// Begins an operation in a task of its own.

@@ -25,6 +25,11 @@ pub trait Key: Hash + Eq + Clone + Send + Sync + 'static {
     /// The key as text; different for different keys.
     fn text(&self) -> Cow<'_, str>;
 
+    /// Appends [`Self::text`].
+    fn write_text(&self, to: &mut String) {
+        to.push_str(&self.text());
+    }
+
     /// The key of a text; `None` if it is none.
     fn of_text(text: &str) -> Option<Self>;
 
@@ -57,6 +62,11 @@ macro_rules! numbers_are_keys {
         impl Key for $number {
             fn text(&self) -> Cow<'_, str> {
                 Cow::Owned(self.to_string())
+            }
+            fn write_text(&self, to: &mut String) {
+                use std::fmt::Write as _;
+                // A string takes all that is written to it.
+                let _ = write!(to, "{self}");
             }
             fn of_text(text: &str) -> Option<Self> {
                 text.parse().ok()
@@ -99,10 +109,18 @@ pub(crate) struct Copy {
 
 /// What lies in the cache's table: of the copy, all that a hit reads. To follow a pointer to the copy instead is another
 /// wait for memory, and makes hits among a hundred thousand entries several times slower.
+///
+/// Not an `Option` of the value: for a number that would be 8 bytes more, where the pointer to the copy has room for it.
 #[derive(Debug)]
-pub(crate) struct Seat<V> {
-    /// `None`: the source has no such key.
-    value: Option<V>,
+pub(crate) enum Seat<V> {
+    Value(V, Beside),
+    /// The source has no such key.
+    Negative(Beside),
+}
+
+/// What lies beside a value in the table.
+#[derive(Debug)]
+pub(crate) struct Beside {
     looks: AtomicU64,
     copy: Arc<Copy>,
 }
@@ -147,11 +165,8 @@ impl Looks {
     }
 }
 
-impl<V> Seat<V> {
-    fn new(value: Option<V>, copy: Arc<Copy>) -> Self {
-        Seat { value, looks: AtomicU64::new(Looks::new(copy.quiet_until, copy.stamp).0), copy }
-    }
-
+impl Beside {
+    #[inline]
     fn looks(&self) -> Looks {
         Looks(self.looks.load(Ordering::Acquire))
     }
@@ -160,22 +175,51 @@ impl<V> Seat<V> {
         // That it failed would be to have nothing to change it to.
         let _ = self.looks.fetch_update(Ordering::AcqRel, Ordering::Acquire, |looks| Some(change(Looks(looks)).0));
     }
+}
 
-    /// The value, for weighers.
+impl<V> Seat<V> {
+    fn new(value: Option<V>, copy: Arc<Copy>) -> Self {
+        let beside = Beside { looks: AtomicU64::new(Looks::new(copy.quiet_until, copy.stamp).0), copy };
+        match value {
+            Some(value) => Seat::Value(value, beside),
+            None => Seat::Negative(beside),
+        }
+    }
+
+    #[inline]
+    fn beside(&self) -> &Beside {
+        match self {
+            Seat::Value(_, beside) | Seat::Negative(beside) => beside,
+        }
+    }
+
+    /// The value, also for weighers.
+    #[inline]
     pub(crate) fn value(&self) -> Option<&V> {
-        self.value.as_ref()
+        match self {
+            Seat::Value(value, _) => Some(value),
+            Seat::Negative(_) => None,
+        }
     }
 
     /// The value, for listeners.
     pub(crate) fn into_value(self) -> Option<V> {
-        self.value
+        match self {
+            Seat::Value(value, _) => Some(value),
+            Seat::Negative(_) => None,
+        }
     }
 }
 
 /// For the cache's own sake, where it hands values out; nothing here does.
 impl<V: Clone> Clone for Seat<V> {
     fn clone(&self) -> Self {
-        Seat { value: self.value.clone(), looks: AtomicU64::new(self.looks().0), copy: self.copy.clone() }
+        let Beside { looks, copy } = self.beside();
+        let beside = Beside { looks: AtomicU64::new(looks.load(Ordering::Acquire)), copy: copy.clone() };
+        match self {
+            Seat::Value(value, _) => Seat::Value(value.clone(), beside),
+            Seat::Negative(_) => Seat::Negative(beside),
+        }
     }
 }
 
@@ -203,21 +247,31 @@ impl Copy {
         now: u64,
         stamp: u64,
     ) -> Self {
-        let fresh = terms.fresh_ms.min(terms.near_ms);
-        Copy {
+        let mut copy = Copy {
             negative,
             validator,
             tags,
             born,
-            fresh_until: AtomicU64::new(after(now, fresh)),
-            quiet_until: after(now, terms.quiet_ms.min(fresh)),
-            stale_ms: terms.stale_ms,
-            rescue_ms: terms.rescue_ms,
-            early_us: terms.early_us,
+            fresh_until: AtomicU64::new(0),
+            quiet_until: 0,
+            stale_ms: 0,
+            rescue_ms: 0,
+            early_us: 0,
             cost_us,
             size,
             stamp,
-        }
+        };
+        copy.set_terms(terms, now, stamp);
+        copy
+    }
+
+    /// Is kept on other terms from `now` on.
+    pub(crate) fn set_terms(&mut self, terms: &Terms, now: u64, stamp: u64) {
+        let fresh = terms.fresh_ms.min(terms.near_ms);
+        *self.fresh_until.get_mut() = after(now, fresh);
+        self.quiet_until = after(now, terms.quiet_ms.min(fresh));
+        (self.stale_ms, self.rescue_ms, self.early_us) = (terms.stale_ms, terms.rescue_ms, terms.early_us);
+        self.stamp = stamp;
     }
 
     /// The same copy, kept on other terms from `now` on.
@@ -269,12 +323,35 @@ pub(crate) struct Token {
 
 #[derive(Default)]
 struct Fence {
-    /// Invalidations and writes so far.
-    moved: u64,
+    /// Invalidations and writes so far. Written under the lock, and last: who reads the new number without it finds all done
+    /// that it stands for.
+    moved: AtomicU64,
+    state: Mutex<Reach>,
+}
+
+/// What the invalidations and writes of a fence did.
+#[derive(Default)]
+struct Reach {
     /// What `moved` was after the last of them that made copies go.
     hard: u64,
     /// When freshness was ended last.
     soft_at: u64,
+}
+
+impl Fence {
+    #[inline]
+    fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Acquire)
+    }
+
+    /// One more, of those that make copies go if `hard`.
+    fn moves(&self, reach: &mut Reach, hard: bool) {
+        let moved = self.moved() + 1;
+        if hard {
+            reach.hard = moved;
+        }
+        self.moved.store(moved, Ordering::Release);
+    }
 }
 
 const FENCES: usize = 4096;
@@ -283,7 +360,7 @@ const FENCES: usize = 4096;
 pub(crate) struct Near<K, V> {
     pub(crate) cache: Cache<K, Seat<V>>,
     pub(crate) clock: Clock,
-    fences: Box<[Mutex<Fence>]>,
+    fences: Box<[Fence]>,
     groups: RwLock<Groups>,
     /// The groups' counter.
     counter: AtomicU64,
@@ -305,8 +382,10 @@ pub(crate) struct Found<V> {
 pub(crate) enum Quick<V, T> {
     /// A copy that may be served without asking.
     Quiet(Option<V>, T),
-    /// Something, or nothing: ask.
+    /// A copy, or what was one: ask.
     Ask,
+    /// Nothing.
+    Absent,
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
@@ -314,7 +393,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         Near {
             cache,
             clock,
-            fences: (0..FENCES).map(|_| Mutex::default()).collect(),
+            fences: (0..FENCES).map(|_| Fence::default()).collect(),
             groups: RwLock::default(),
             counter: AtomicU64::new(0),
             trusted_until: AtomicU64::new(NEVER),
@@ -343,7 +422,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         self.hasher.hash_one(key)
     }
 
-    fn fence(&self, key: &K) -> &Mutex<Fence> {
+    fn fence(&self, key: &K) -> &Fence {
         &self.fences[self.hash(key) as usize % FENCES]
     }
 
@@ -353,7 +432,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         // Before anything else: it is extended after what was announced has been done.
         let trusted_until = self.trusted_until.load(Ordering::Acquire);
         let quiet = self.cache.read(key, |seat, now| {
-            let looks = seat.looks();
+            let beside = seat.beside();
+            let looks = beside.looks();
             if !looks.is_verified(self.counter.load(Ordering::Acquire)) {
                 return None;
             }
@@ -363,7 +443,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
                     return None;
                 }
             }
-            Some((seat.value.clone(), also(&seat.copy)))
+            Some((seat.value().cloned(), also(&beside.copy)))
         });
         match quiet {
             Some(Some((value, also))) => Quick::Quiet(value, also),
@@ -371,7 +451,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
                 self.asked.fetch_add(1, Ordering::Relaxed);
                 Quick::Ask
             }
-            None => Quick::Ask,
+            None => Quick::Absent,
         }
     }
 
@@ -383,7 +463,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
     /// The token of a key; to be taken before its copy is looked at.
     pub(crate) fn token(&self, key: &K) -> Token {
         let stamp = self.counter.load(Ordering::Acquire);
-        Token { fence: self.fence(key).lock().moved, stamp }
+        Token { fence: self.fence(key).moved(), stamp }
     }
 
     /// The value and the copy of a key, if nothing has reached it.
@@ -392,15 +472,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
             return None;
         }
         let counter = self.counter.load(Ordering::Acquire);
-        let look = |seat: &Seat<V>| (seat.value.clone(), seat.copy.clone(), seat.looks());
+        let look = |seat: &Seat<V>| {
+            let beside = seat.beside();
+            (seat.value().cloned(), beside.copy.clone(), beside.looks())
+        };
         let (value, copy, looks) = self.cache.peek_with(key, look)?;
         if !looks.is_verified(counter) {
             // Written down, so that the next reader need not look it up; not over what somebody has seen later.
             let verified = Looks::new(0, counter);
             let verify = |seat: &Seat<V>| {
-                if Arc::ptr_eq(&seat.copy, &copy) {
+                let beside = seat.beside();
+                if Arc::ptr_eq(&beside.copy, &copy) {
                     let is_older = |now: Looks| (counter as u32).wrapping_sub(now.0 as u32) < 1 << 31;
-                    seat.change(|now| if is_older(now) { now.with_verified(verified) } else { now });
+                    beside.change(|now| if is_older(now) { now.with_verified(verified) } else { now });
                 }
             };
             match self.groups.read().reached(&key.text(), &copy.tags, copy.stamp) {
@@ -411,8 +495,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
                 Reached::Ended(at) => {
                     copy.fresh_until.fetch_min(at, Ordering::AcqRel);
                     self.cache.peek_with(key, |seat| {
-                        if Arc::ptr_eq(&seat.copy, &copy) {
-                            seat.change(|looks| looks.with_quiet(Looks::new(0, 0)));
+                        if Arc::ptr_eq(&seat.beside().copy, &copy) {
+                            seat.beside().change(|looks| looks.with_quiet(Looks::new(0, 0)));
                         }
                         verify(seat);
                     });
@@ -425,12 +509,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
 
     /// What has reached a copy that an operation holds since it took its token.
     pub(crate) fn reached(&self, key: &K, token: &Token, tags: &[Arc<str>], stamp: u64) -> Reached {
-        let fence = {
-            let fence = self.fence(key).lock();
-            if fence.hard > token.fence {
+        let fence = self.fence(key);
+        let fence = if fence.moved() == token.fence {
+            Reached::Untouched
+        } else {
+            let reach = fence.state.lock();
+            if reach.hard > token.fence {
                 return Reached::Superseded;
             }
-            if fence.moved > token.fence { Reached::Ended(fence.soft_at) } else { Reached::Untouched }
+            Reached::Ended(reach.soft_at)
         };
         if self.counter.load(Ordering::Acquire) == stamp {
             return fence;
@@ -444,41 +531,47 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
     }
 
     /// Keeps a copy; `false`: it was fenced. A write moves the fence.
-    pub(crate) fn keep(&self, key: &K, value: Option<V>, copy: Arc<Copy>, token: &Token, writes: bool) -> bool {
-        let mut fence = self.fence(key).lock();
-        if fence.moved != token.fence {
+    pub(crate) fn keep(
+        &self,
+        key: &K,
+        value: Option<V>,
+        copy: Arc<Copy>,
+        token: &Token,
+        writes: bool,
+        now: u64,
+    ) -> bool {
+        let fence = self.fence(key);
+        let mut reach = fence.state.lock();
+        if fence.moved() != token.fence {
             return false;
         }
+        // A group that is invalidated from here on is seen by whoever reads the copy: its stamp is older.
+        if self.counter.load(Ordering::Acquire) != token.stamp
+            && self.groups.read().reached(&key.text(), &copy.tags, token.stamp) != Reached::Untouched
         {
-            // The counter moves under the groups' lock.
-            let groups = self.groups.read();
-            if self.counter.load(Ordering::Acquire) != token.stamp
-                && groups.reached(&key.text(), &copy.tags, token.stamp) != Reached::Untouched
-            {
-                return false;
-            }
-        }
-        if writes {
-            fence.moved += 1;
-            fence.hard = fence.moved;
+            return false;
         }
         let ends = copy.ends();
-        if ends != NEVER && ends <= self.now() {
+        if ends != NEVER && ends <= now {
             self.cache.invalidate(key);
         } else {
             let cost = copy.cost_us;
             self.cache.insert_until(key.clone(), Seat::new(value, copy), cost, ends);
+        }
+        if writes {
+            fence.moves(&mut reach, true);
         }
         true
     }
 
     /// Sets how long a copy is quiet, if it is still there and still ends when its server was told.
     pub(crate) fn hush(&self, key: &K, copy: &Arc<Copy>, told: u64, quiet_until: u64) {
-        let _fence = self.fence(key).lock();
+        let _fence = self.fence(key).state.lock();
         self.cache.peek_with(key, |seat| {
-            if Arc::ptr_eq(&seat.copy, copy) && copy.fresh_until() == told {
+            let beside = seat.beside();
+            if Arc::ptr_eq(&beside.copy, copy) && copy.fresh_until() == told {
                 let longer = Looks::new(quiet_until, 0);
-                seat.change(|looks| if looks.quiet() < longer.quiet() { looks.with_quiet(longer) } else { looks });
+                beside.change(|looks| if looks.quiet() < longer.quiet() { looks.with_quiet(longer) } else { looks });
             }
         });
     }
@@ -486,18 +579,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
     /// Takes the copy of a key away, or ends its freshness.
     pub(crate) fn invalidate(&self, key: &K, soft: bool) {
         let now = self.now();
-        let mut fence = self.fence(key).lock();
-        fence.moved += 1;
+        let fence = self.fence(key);
+        let mut reach = fence.state.lock();
         if soft {
-            fence.soft_at = now;
+            reach.soft_at = now;
             self.cache.peek_with(key, |seat| {
-                seat.copy.fresh_until.fetch_min(now, Ordering::AcqRel);
-                seat.change(|looks| looks.with_quiet(Looks::new(0, 0)));
+                let beside = seat.beside();
+                beside.copy.fresh_until.fetch_min(now, Ordering::AcqRel);
+                beside.change(|looks| looks.with_quiet(Looks::new(0, 0)));
             });
         } else {
-            fence.hard = fence.moved;
             self.cache.invalidate(key);
         }
+        fence.moves(&mut reach, !soft);
     }
 
     /// Invalidates a group.
@@ -529,13 +623,13 @@ mod tests {
 
     fn keep(near: &Near<String, u32>, key: &str, value: u32, token: &Token, tag: &str) -> bool {
         let copy = Copy::new(false, None, [tag.into()].into(), 1, 0, 4, &terms(100), near.now(), token.stamp);
-        near.keep(&key.into(), Some(value), Arc::new(copy), token, false)
+        near.keep(&key.into(), Some(value), Arc::new(copy), token, false, near.now())
     }
 
     fn hit(near: &Near<String, u32>, key: &str) -> Option<u32> {
         match near.quick(&key.into(), |_| ()) {
             Quick::Quiet(value, _) => value,
-            Quick::Ask => None,
+            Quick::Ask | Quick::Absent => None,
         }
     }
 
