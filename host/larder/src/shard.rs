@@ -348,10 +348,20 @@ impl<K, V> Shard<K, V> {
     /// Notes that an entry was read. A slot that was given to another entry meanwhile makes it a wrong hint, no more.
     #[inline]
     pub(crate) fn touched(&self, slot: Slot) -> Due {
+        if self.hears(Reads::Marked) {
+            self.table.hint_read(slot);
+            return Due::No;
+        }
+        self.touched_in_order(slot)
+    }
+
+    /// As [`Self::touched`], where the cache is so small that the policy hears of reads in their order.
+    #[inline(never)]
+    fn touched_in_order(&self, slot: Slot) -> Due {
         if self.hears(Reads::Each) {
             return if self.touches.note(slot) { Due::Soon } else { Due::No };
         }
-        if self.table.mark_read(slot) && self.hears(Reads::First) {
+        if self.table.mark_read(slot) {
             // It is told with the next arrival: until then nobody is pushed out.
             self.touches.note(slot);
         }
@@ -720,7 +730,7 @@ impl<K, V> Shard<K, V> {
             let Seat { batch, marks, sweep, carried, .. } = seat;
             // Reads that were noted while the cache was smaller.
             self.touches.take(carried);
-            carried.drain(..).for_each(|slot| _ = self.table.mark_read(slot));
+            carried.drain(..).for_each(|slot| self.table.hint_read(slot));
             self.table.sweep_reads(sweep, self.slots(), SWEEP, |slot| {
                 if marks.is(slot, KNOWN) {
                     batch.touched.push(slot);

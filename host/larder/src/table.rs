@@ -358,13 +358,13 @@ impl<K, V> Table<K, V> {
     #[inline]
     unsafe fn bucket_in(&self, state: u64, location: u32, first: u64) -> &Bucket {
         let (mask, split) = (state >> 32, state & u64::from(u32::MAX));
-        let base = u64::from(self.base);
-        let row = u64::from(location) & mask;
-        // A bucket that was split in this round uses one bit more. As arithmetic: a branch would be guessed wrong.
-        let was_split = u64::from(row * base + first < split);
-        let row = u64::from(location) & (mask + was_split * (mask + 1));
-        // SAFETY: the state leads to this row.
-        unsafe { self.bucket(row, first) }
+        let (base, location) = (u64::from(self.base), u64::from(location));
+        let (index, round) = ((location & mask) * base + first, (mask + 1) * base);
+        // A bucket that was split in this round uses one bit more, which leads to a row as far beyond as there are in it. As
+        // arithmetic: a branch would be guessed wrong. And without another multiplication in the way of the first.
+        let is_beyond = u64::from(index < split) & u64::from(location & (mask + 1) != 0);
+        // SAFETY: the state leads to this bucket.
+        unsafe { self.bucket_at(index + (round & is_beyond.wrapping_neg())) }
     }
 
     /// The bucket of a location, as things stand.
@@ -380,7 +380,14 @@ impl<K, V> Table<K, V> {
     /// bucket was made before that state was stored. `first` is a column.
     #[inline]
     unsafe fn bucket(&self, row: u64, first: u64) -> &Bucket {
-        let index = row * u64::from(self.base) + first;
+        // SAFETY: the caller vouches for it.
+        unsafe { self.bucket_at(row * u64::from(self.base) + first) }
+    }
+
+    /// # Safety
+    /// As [`Self::bucket`].
+    #[inline]
+    unsafe fn bucket_at(&self, index: u64) -> &Bucket {
         // SAFETY: the caller vouches for it.
         unsafe { self.buckets.get_made(index as usize) }
     }
@@ -429,6 +436,17 @@ impl<K, V> Table<K, V> {
     pub(crate) fn mark_read(&self, slot: Slot) -> bool {
         let (word, bit) = self.read_mark(slot);
         word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+
+    /// As [`Self::mark_read`], without a locked instruction: where threads note reads of one word's entries in the same
+    /// nanosecond, or marks are taken meanwhile, one may be lost, or be there once more. For a hint that is well.
+    #[inline]
+    pub(crate) fn hint_read(&self, slot: Slot) {
+        let (word, bit) = self.read_mark(slot);
+        let marks = word.load(Ordering::Relaxed);
+        if marks & bit == 0 {
+            word.store(marks | bit, Ordering::Relaxed);
+        }
     }
 
     /// Whether a slot's entry was read since it was last asked.
