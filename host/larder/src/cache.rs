@@ -232,7 +232,7 @@ where
         if self.inner.control.is_shadowing() {
             return self.read_shadowed(hash, at, key, read);
         }
-        self.read_seen(hash, at, key, read).map(|(read, _)| read)
+        self.read_slot(hash, at, key, read).map(|(read, _)| read)
     }
 
     /// As [`Self::read_hashed`], and tells the shadow.
@@ -242,23 +242,29 @@ where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let (read, seen) = self.read_seen(hash, at, key, read).unzip();
+        let (read, slot) = self.read_slot(hash, at, key, read).unzip();
+        // The slot may be another entry's by now, whose terms are as good for an estimate.
+        let seen = slot.map(|slot| {
+            let meta = self.inner.shards[at].table.meta(slot);
+            let (weight, expires_at) = (meta.weight.load(Ordering::Relaxed), meta.expires_at.load(Ordering::Relaxed));
+            Seen { weight, expires_at }
+        });
         self.inner.control.saw(hash.0, seen, &self.inner.clock);
         read
     }
 
-    /// As [`Self::read_hashed`], with what a shadow is told of a hit.
+    /// As [`Self::read_hashed`], with the slot of a hit.
     ///
     /// This is the way of every hit. Every instruction that is not here lets the processor begin the next read earlier,
     /// while it still waits for the memory of this one; so what is not always needed stands in functions of its own.
     #[inline]
-    fn read_seen<Q, R>(
+    fn read_slot<Q, R>(
         &self,
         hash: table::Hash,
         at: usize,
         key: &Q,
         read: impl FnOnce(&V, u64) -> R,
-    ) -> Option<(R, Seen)>
+    ) -> Option<(R, Slot)>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
@@ -270,22 +276,21 @@ where
         let found = shard.table.read(
             hash,
             |k| k.borrow() == key,
-            |slot, cell, key, value| {
-                let expires_at = cell.expires_at.load(Ordering::Relaxed);
-                let now = if expires_at == NEVER && !inner.renews_on_read {
-                    0
+            |slot, key, value| {
+                let now = if shard.table.expires() || inner.renews_on_read {
+                    self.read_in_time(at, slot, key, value)?
                 } else {
-                    self.read_in_time(at, slot, cell, key, value)?
+                    0
                 };
                 answer = Some(read(value, now));
-                Some((slot, Seen { weight: cell.weight.load(Ordering::Relaxed), expires_at }))
+                Some(slot)
             },
         );
         match found {
-            Some(Some((slot, seen))) => {
+            Some(Some(slot)) => {
                 shard.touches.hit();
                 inner.maintain(at, shard.touched(slot));
-                answer.map(|answer| (answer, seen))
+                answer.map(|answer| (answer, slot))
             }
             Some(None) => {
                 self.remove_expired(hash, at, key);
@@ -299,32 +304,27 @@ where
         }
     }
 
-    /// The time of a read of an entry that expires, or that reads renew; `None` if it has expired.
+    /// The time of a read where entries expire, or reads renew them, and 0 of one that does neither; `None` if it has expired.
     #[inline(never)]
-    fn read_in_time(&self, at: usize, slot: Slot, cell: &table::Cell<K, V>, key: &K, value: &V) -> Option<u64> {
+    fn read_in_time(&self, at: usize, slot: Slot, key: &K, value: &V) -> Option<u64> {
         let inner = &*self.inner;
-        let (expires_at, now) = (cell.expires_at.load(Ordering::Relaxed), inner.clock.now_ms());
+        let expires_at = inner.shards[at].table.meta(slot).expires_at.load(Ordering::Relaxed);
+        if expires_at == NEVER && !inner.renews_on_read {
+            return Some(0);
+        }
+        let now = inner.clock.now_ms();
         if expires_at <= now {
             return None;
         }
         if inner.renews_on_read {
-            self.renew_on_read(at, slot, cell, key, value, expires_at, now);
+            self.renew_on_read(at, slot, key, value, expires_at, now);
         }
         Some(now)
     }
 
     /// Sets a new expiry where a read does.
     #[allow(clippy::too_many_arguments)] // One call, from under the lock.
-    fn renew_on_read(
-        &self,
-        at: usize,
-        slot: Slot,
-        cell: &table::Cell<K, V>,
-        key: &K,
-        value: &V,
-        expires_at: u64,
-        now: u64,
-    ) {
+    fn renew_on_read(&self, at: usize, slot: Slot, key: &K, value: &V, expires_at: u64, now: u64) {
         let inner = &*self.inner;
         let live_until = inner.shards[at].live_until(slot);
         if live_until == FIXED {
@@ -339,7 +339,7 @@ where
             renewed = now.saturating_add(idle).min(live_until);
         }
         if renewed != expires_at {
-            cell.expires_at.store(renewed, Ordering::Relaxed);
+            inner.shards[at].table.meta(slot).expires_at.store(renewed, Ordering::Relaxed);
         }
         if renewed < expires_at {
             inner.shards[at].hastened(slot);
@@ -561,8 +561,8 @@ where
         let found = self.inner.shards[at].table.read(
             hash,
             |k| k.borrow() == key,
-            |_, cell, _, value| {
-                let expires_at = cell.expires_at.load(Ordering::Relaxed);
+            |slot, _, value| {
+                let expires_at = self.inner.shards[at].table.meta(slot).expires_at.load(Ordering::Relaxed);
                 let fresh = expires_at == NEVER || expires_at > self.inner.clock.now_ms();
                 fresh.then(|| f(value))
             },

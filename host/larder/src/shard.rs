@@ -302,7 +302,7 @@ impl<K, V> Shard<K, V> {
         }
     }
 
-    /// The fingerprint that policies see: made of the 32 bits of the hash that a cell keeps, so that it can be given
+    /// The fingerprint that policies see: made of the 32 bits of the hash that the table keeps, so that it can be given
     /// again at any time without the key.
     fn fingerprint(&self, location: u32) -> u64 {
         let mut z = u64::from(location) | u64::from(self.shape.index) << 32;
@@ -392,7 +392,7 @@ impl<K, V> Shard<K, V> {
     {
         let mut bucket = match self.table.lock(hash).find(hash, |k| *k == key) {
             Ok(entry) => {
-                if !may(Some(entry.cell.expires_at.load(Ordering::Relaxed))) {
+                if !may(Some(entry.meta.expires_at.load(Ordering::Relaxed))) {
                     return Err((key, value));
                 }
                 let (replaced, due) = self.replace(entry, hash, value, terms, now);
@@ -414,12 +414,15 @@ impl<K, V> Shard<K, V> {
         let count = inbox.count;
         let due = self.due(&inbox);
         drop(inbox);
-        let cell = self.table.cell(slot);
-        cell.weight.store(terms.weight, Ordering::Relaxed);
+        let meta = self.table.meta(slot);
+        meta.weight.store(terms.weight, Ordering::Relaxed);
         if terms.live_until != self.table.live_until(slot) {
             self.table.set_live_until(slot, terms.live_until);
         }
-        cell.expires_at.store(terms.expires_at, Ordering::Relaxed);
+        meta.expires_at.store(terms.expires_at, Ordering::Relaxed);
+        if terms.expires_at != NEVER {
+            self.table.will_expire();
+        }
         // SAFETY: the inbox gave the slot out just now, to nobody else; the bucket was locked by `hash`.
         unsafe { bucket.link(hash, slot, key, value) };
         drop(bucket);
@@ -437,10 +440,10 @@ impl<K, V> Shard<K, V> {
         terms: Terms,
         now: impl FnOnce() -> u64,
     ) -> ((V, RemovalCause), Due) {
-        let (slot, cell) = (entry.slot(), entry.cell);
+        let (slot, meta) = (entry.slot(), entry.meta);
         let old_value = entry.replace(value);
-        let old_weight = cell.weight.load(Ordering::Relaxed);
-        let old_expiry = cell.expires_at.load(Ordering::Relaxed);
+        let old_weight = meta.weight.load(Ordering::Relaxed);
+        let old_expiry = meta.expires_at.load(Ordering::Relaxed);
         let cause =
             if old_expiry == NEVER { RemovalCause::Replaced } else { cause(old_expiry, now(), RemovalCause::Replaced) };
         if terms.live_until != self.table.live_until(slot) {
@@ -448,8 +451,11 @@ impl<K, V> Shard<K, V> {
         }
         let mut due = Due::No;
         if old_weight != terms.weight || old_expiry != terms.expires_at {
-            cell.weight.store(terms.weight, Ordering::Relaxed);
-            cell.expires_at.store(terms.expires_at, Ordering::Relaxed);
+            meta.weight.store(terms.weight, Ordering::Relaxed);
+            meta.expires_at.store(terms.expires_at, Ordering::Relaxed);
+            if terms.expires_at != NEVER {
+                self.table.will_expire();
+            }
             let mut inbox = self.inbox.lock();
             inbox.weight = inbox.weight + u64::from(terms.weight) - u64::from(old_weight);
             let after = inbox.arrived.len();
@@ -462,7 +468,7 @@ impl<K, V> Shard<K, V> {
 
     /// Takes an entry out, and leaves a note that it departed.
     fn take_out(&self, entry: Occupied<'_, K, V>) -> ((K, V), Due) {
-        let (slot, weight) = (entry.slot(), entry.cell.weight.load(Ordering::Relaxed));
+        let (slot, weight) = (entry.slot(), entry.meta.weight.load(Ordering::Relaxed));
         let (content, _locked) = entry.unlink();
         let mut inbox = self.inbox.lock();
         inbox.departed.push(slot);
@@ -486,7 +492,7 @@ impl<K, V> Shard<K, V> {
         }
         let Ok(entry) = bucket.find(hash, matches) else { return Some((None, Due::No)) };
         let (key, value) = entry.entry();
-        if !condition(key, value, entry.cell.expires_at.load(Ordering::Relaxed)) {
+        if !condition(key, value, entry.meta.expires_at.load(Ordering::Relaxed)) {
             return Some((None, Due::No));
         }
         let (content, due) = self.take_out(entry);
@@ -502,7 +508,7 @@ impl<K, V> Shard<K, V> {
     pub(crate) fn look<R>(&self, slot: Slot, f: impl FnOnce(&K, &V, u64) -> R) -> Option<R> {
         let entry = self.table.lock_slot(slot)?;
         let (key, value) = entry.entry();
-        Some(f(key, value, entry.cell.expires_at.load(Ordering::Relaxed)))
+        Some(f(key, value, entry.meta.expires_at.load(Ordering::Relaxed)))
     }
 
     /// Takes every entry out for which `condition` holds.
@@ -516,7 +522,7 @@ impl<K, V> Shard<K, V> {
             let Some(entry) = self.table.lock_slot(slot) else { continue };
             let (key, value) = entry.entry();
             if condition(key, value) {
-                let cause = cause(entry.cell.expires_at.load(Ordering::Relaxed), now, RemovalCause::Explicit);
+                let cause = cause(entry.meta.expires_at.load(Ordering::Relaxed), now, RemovalCause::Explicit);
                 let ((key, value), _) = self.take_out(entry);
                 removed.push((key, value, cause));
             }
@@ -614,12 +620,12 @@ impl<K, V> Shard<K, V> {
         let (mut count_out, mut weight_out) = (0, 0);
         for &victim in &victims {
             seat.timers.cancel(victim);
-            let heavy = u64::from(self.table.cell(victim).weight.load(Ordering::Relaxed));
+            let heavy = u64::from(self.table.meta(victim).weight.load(Ordering::Relaxed));
             weight = weight.saturating_sub(heavy);
             // Not there: somebody removed it meanwhile, and its departure is in the inbox.
             let Some(entry) = self.table.lock_slot(victim) else { continue };
-            let cause = cause(entry.cell.expires_at.load(Ordering::Relaxed), now, RemovalCause::Size);
-            let heavy = u64::from(entry.cell.weight.load(Ordering::Relaxed));
+            let cause = cause(entry.meta.expires_at.load(Ordering::Relaxed), now, RemovalCause::Size);
+            let heavy = u64::from(entry.meta.weight.load(Ordering::Relaxed));
             let ((key, value), locked) = entry.unlink();
             drop(locked);
             count_out += 1;
@@ -660,13 +666,13 @@ impl<K, V> Shard<K, V> {
     fn expire(&self, seat: &mut Seat, now: u64, removed: &mut Vec<Removed<K, V>>) {
         let Seat { timers, tally, .. } = seat;
         timers.advance(now, |slot| {
-            let expires_at = self.table.cell(slot).expires_at.load(Ordering::Relaxed);
+            let expires_at = self.table.meta(slot).expires_at.load(Ordering::Relaxed);
             if expires_at > now {
                 return Some(expires_at);
             }
             let entry = self.table.lock_slot(slot)?;
             // It may have been renewed before the lock was ours.
-            let expires_at = entry.cell.expires_at.load(Ordering::Relaxed);
+            let expires_at = entry.meta.expires_at.load(Ordering::Relaxed);
             if expires_at > now {
                 return Some(expires_at);
             }
@@ -742,9 +748,9 @@ impl<K, V> Shard<K, V> {
         }
         let batch = &mut seat.batch;
         for (at, note) in seat.arrived.iter().enumerate() {
-            let cell = self.table.cell(note.slot);
+            let meta = self.table.meta(note.slot);
             // Before the slot is looked for: whoever links it holds the lock of this bucket.
-            cell.set_location(note.location);
+            meta.set_location(note.location);
             if seat.marks.is(note.slot, STRUCK) {
                 continue;
             }
@@ -757,7 +763,7 @@ impl<K, V> Shard<K, V> {
         }
         for &slot in &seat.hastened {
             if seat.marks.is(slot, KNOWN) {
-                seat.timers.schedule(slot, self.table.cell(slot).expires_at.load(Ordering::Relaxed));
+                seat.timers.schedule(slot, self.table.meta(slot).expires_at.load(Ordering::Relaxed));
             }
         }
         seat.hastened.clear();
@@ -858,8 +864,8 @@ impl<K, V> Shard<K, V> {
                 continue;
             }
             let Some(entry) = self.table.lock_slot(slot) else { continue };
-            let cause = cause(entry.cell.expires_at.load(Ordering::Relaxed), seat.batch.now, RemovalCause::Size);
-            let heavy = u64::from(entry.cell.weight.load(Ordering::Relaxed));
+            let cause = cause(entry.meta.expires_at.load(Ordering::Relaxed), seat.batch.now, RemovalCause::Size);
+            let heavy = u64::from(entry.meta.weight.load(Ordering::Relaxed));
             let ((key, value), locked) = entry.unlink();
             drop(locked);
             left = left.saturating_sub(heavy);
@@ -947,7 +953,7 @@ impl<K, V> Shard<K, V> {
             let learned = if *seat.name == *name { seat.ask(|policy| policy.learned()) } else { Vec::new() };
             let known = Marks(seat.marks.0.clone());
             // Only maintenance sets these. Read later, one might be of the slot's next entry, and the log of this one.
-            let locations: Vec<u32> = (0..).take(known.0.len()).map(|slot| self.table.cell(slot).location()).collect();
+            let locations: Vec<u32> = (0..).take(known.0.len()).map(|slot| self.table.meta(slot).location()).collect();
             seat.log = Some(Vec::new());
             report.pause = began.elapsed();
             (ranking, learned, known, locations)
@@ -988,7 +994,7 @@ impl<K, V> Shard<K, V> {
                         continue;
                     }
                     let Some(entry) = self.table.lock_slot(slot) else { continue };
-                    let cause = cause(entry.cell.expires_at.load(Ordering::Relaxed), now, RemovalCause::Size);
+                    let cause = cause(entry.meta.expires_at.load(Ordering::Relaxed), now, RemovalCause::Size);
                     let ((key, value), _) = self.take_out(entry);
                     seat.tally.left(cause);
                     report.evicted += u64::from(cause == RemovalCause::Size);
@@ -1014,20 +1020,20 @@ impl<K, V> Shard<K, V> {
         }
     }
 
-    /// Has a successor adopt residents. What a cell says of weight and expiry may be of a later entry by now; the log says
+    /// Has a successor adopt residents. What the table says of weight and expiry may be of a later entry by now; the log says
     /// so too, and the successor hears it next.
     fn adopt(&self, heir: &mut Heir<'_>, ranking: &Ranking, locations: &[u32]) -> Result<(), Fault> {
         let mut entries = Entries::default();
         for (slots, uses) in ranking.slots.chunks(ADOPT_AT_ONCE).zip(ranking.uses.chunks(ADOPT_AT_ONCE)) {
             entries.clear();
             for &slot in slots {
-                let cell = self.table.cell(slot);
+                let meta = self.table.meta(slot);
                 let note = Note {
                     slot,
                     location: locations[slot as usize],
-                    weight: cell.weight.load(Ordering::Relaxed).max(1),
+                    weight: meta.weight.load(Ordering::Relaxed).max(1),
                     cost: 0,
-                    expires_at: cell.expires_at.load(Ordering::Relaxed),
+                    expires_at: meta.expires_at.load(Ordering::Relaxed),
                 };
                 self.put(&mut entries, &note);
             }
@@ -1259,7 +1265,7 @@ mod tests {
     }
 
     fn read(shard: &Shard<u64, Arc<u64>>, key: u64) -> Option<u64> {
-        let found = shard.table.read(hash(key), |k| *k == key, |slot, _, _, value| (slot, **value));
+        let found = shard.table.read(hash(key), |k| *k == key, |slot, _, value| (slot, **value));
         let (slot, value) = found?;
         shard.maintain(shard.touched(slot), 0, &mut Vec::new());
         Some(value)
@@ -1374,7 +1380,7 @@ mod tests {
         for slot in 0..shard.slots() {
             if shard.look(slot, |_, _, _| ()).is_some() {
                 linked.insert(slot);
-                weight += u64::from(shard.table.cell(slot).weight.load(Ordering::Relaxed));
+                weight += u64::from(shard.table.meta(slot).weight.load(Ordering::Relaxed));
             }
         }
         assert_eq!(shard.size(), (linked.len() as u64, weight));
