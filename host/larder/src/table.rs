@@ -342,7 +342,7 @@ impl<K, V> Table<K, V> {
             rows /= 2;
         }
         let cells = expected.map_or(FEW_CELLS, |expected| {
-            let cells = (expected as usize).saturating_add(slack).min(SET_ASIDE / size_of::<Cell<K, V>>());
+            let cells = (expected as usize).saturating_add(slack).min(SET_ASIDE / size_of::<Cell<K, V>>().max(1));
             cells.next_multiple_of(64)
         });
         Table {

@@ -2,11 +2,14 @@
 
 use std::fmt;
 
+use bytes::Bytes;
+
 /// Any error, as it crosses threads.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 type Encode<V> = dyn Fn(&V) -> Result<Vec<u8>, BoxError> + Send + Sync;
 type Decode<V> = dyn Fn(&[u8]) -> Result<V, BoxError> + Send + Sync;
+type Become<V> = dyn Fn(Bytes) -> Result<V, BoxError> + Send + Sync;
 
 /// How values become bytes, and become values again.
 ///
@@ -24,6 +27,8 @@ type Decode<V> = dyn Fn(&[u8]) -> Result<V, BoxError> + Send + Sync;
 pub struct Codec<V> {
     encode: Box<Encode<V>>,
     decode: Box<Decode<V>>,
+    /// How bytes that nobody else has become a value without a copy, where they can.
+    becomes: Option<Box<Become<V>>>,
 }
 
 impl<V> fmt::Debug for Codec<V> {
@@ -49,6 +54,7 @@ impl<V: 'static> Codec<V> {
         Codec {
             encode: Box::new(move |value| encode(value).map_err(Into::into)),
             decode: Box::new(move |bytes| decode(bytes).map_err(Into::into)),
+            becomes: None,
         }
     }
 
@@ -57,7 +63,8 @@ impl<V: 'static> Codec<V> {
     where
         V: AsRef<[u8]> + TryFrom<Vec<u8>, Error: Into<BoxError>>,
     {
-        Codec::new(|value: &V| value.as_ref().to_vec(), |bytes| V::try_from(bytes.to_vec()))
+        let codec = Codec::new(|value: &V| value.as_ref().to_vec(), |bytes| V::try_from(bytes.to_vec()));
+        Codec { becomes: Some(Box::new(|bytes| V::try_from(bytes.into()).map_err(Into::into))), ..codec }
     }
 
     /// JSON, by serde.
@@ -84,7 +91,7 @@ impl<V: 'static> Codec<V> {
     #[cfg(feature = "compress")]
     #[must_use]
     pub fn compress_above(self, bytes: usize) -> Self {
-        let Codec { encode, decode } = self;
+        let Codec { encode, decode, .. } = self;
         let encode = move |value: &V| -> Result<Vec<u8>, BoxError> {
             let plain = encode(value)?;
             if plain.len() > bytes {
@@ -139,6 +146,14 @@ impl<V> Codec<V> {
     pub fn decode(&self, bytes: &[u8]) -> Result<V, BoxError> {
         (self.decode)(bytes)
     }
+
+    /// As [`Self::decode`], of bytes that may become the value.
+    pub(crate) fn decode_owned(&self, bytes: Bytes) -> Result<V, BoxError> {
+        match &self.becomes {
+            Some(becomes) => becomes(bytes),
+            None => self.decode(&bytes),
+        }
+    }
 }
 
 #[cfg(all(test, feature = "json", feature = "postcard", feature = "compress"))]
@@ -167,6 +182,13 @@ mod tests {
         let (plain, packed) =
             (Codec::json().encode(&product).unwrap(), Codec::json().compress_above(100).encode(&product));
         assert!(packed.unwrap().len() * 10 < plain.len());
+        let plain = Codec::<Vec<u8>>::raw();
+        for (whole, from) in [("", 0), ("pear", 0), ("a header pear", 9)] {
+            let bytes = Bytes::from(whole.to_string()).slice(from..);
+            assert_eq!(plain.decode_owned(bytes).unwrap(), whole.as_bytes()[from..]);
+        }
+        assert!(Codec::<String>::raw().decode_owned(Bytes::from_static(&[0xff])).is_err());
+        assert_eq!(Codec::<u32>::json().decode_owned(Bytes::from_static(b"7")).unwrap(), 7);
         let text = Codec::<String>::raw();
         assert_eq!(text.decode(&text.encode(&"é".into()).unwrap()).unwrap(), "é");
         assert!(text.decode(&[0xff]).is_err());

@@ -374,8 +374,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         let far = looked.copy?;
         self.tally.far_hits.fetch_add(1, Relaxed);
         let size = far.value.as_ref().map_or(0, |bytes| bytes.len());
-        let value = match (&far.value, &self.codec) {
-            (Some(bytes), Some(codec)) => match codec.decode(bytes) {
+        let value = match (far.value, &self.codec) {
+            (Some(bytes), Some(codec)) => match codec.decode_owned(bytes) {
                 Ok(value) => Some(value),
                 Err(error) => {
                     self.tally.damaged.fetch_add(1, Relaxed);

@@ -29,6 +29,21 @@ fn what_cannot_be_built() {
     assert!(matches!(two, Err(BuildError::TwoExpiries)));
 }
 
+/// Keys and values that take no memory have entries all the same.
+#[test]
+fn what_has_no_size_is_kept() {
+    for expected in [10, 100_000] {
+        let cache: Cache<(), ()> = Cache::builder().max_capacity(expected).build().unwrap();
+        assert_eq!(cache.get(&()), None);
+        cache.insert((), ());
+        assert_eq!(cache.get(&()), Some(()));
+        cache.invalidate(&());
+        assert_eq!(cache.get(&()), None);
+        cache.insert_for((), (), Duration::from_secs(100));
+        assert_eq!((cache.get(&()), cache.entry_count()), (Some(()), 1));
+    }
+}
+
 /// Sizes that are hints, or bytes, are not allocated.
 #[test]
 fn huge_bounds_cost_nothing() {
