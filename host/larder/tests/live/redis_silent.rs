@@ -39,7 +39,8 @@ async fn answers_again(proxy: &Proxy, tier: &RedisTier, limit: Option<Duration>)
     };
     get().await.unwrap();
     proxy.wire.send(Wire::Lost).unwrap();
-    assert!(matches!(get().await, Err(TierError::TimedOut)), "{limit:?}");
+    let lost = get().await;
+    assert!(matches!(lost, Err(TierError::TimedOut)), "with a limit of {limit:?}: {lost:?}");
     proxy.wire.send(Wire::Whole).unwrap();
     until("it answers", async || get().await.ok()).await;
 }
