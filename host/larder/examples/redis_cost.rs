@@ -106,7 +106,7 @@ async fn measure(url: &str, size: usize) -> Result<(), Box<dyn std::error::Error
     let reads = ROUNDS * (SINGLE + BATCH * BATCHES);
     println!(
         "{size:>6} bytes: a miss served by Redis {:.2} × GET (the tier alone {:.2}; {:.0} µs, {:.0} µs); get_many of {BATCH} \
-         {:.2} × MGET (the tier alone {:.2}; {:.0} µs); {:.1} % of the reads came from Redis",
+         {:.2} × MGET (the tier alone {:.2}; MGET {:.0} µs); {:.1} % of the reads came from Redis",
         median(gets),
         median(alone),
         median(tiered_us),
