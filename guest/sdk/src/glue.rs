@@ -49,14 +49,9 @@ impl<P: Eviction> Shard<P> {
         let mut gone = victims.as_slice().to_vec();
         gone.sort_unstable();
         let here = |slot: &Slot| gone.is_empty() || gone.binary_search(slot).is_err();
-        if batch.touches.is_empty() {
-            for &slot in batch.touched.iter().filter(|slot| here(slot)) {
-                self.policy.touch(slot, 1);
-            }
-        } else {
-            for (&slot, &times) in batch.touched.iter().zip(batch.touches).filter(|(slot, _)| here(slot)) {
-                self.policy.touch(slot, u32::from(times));
-            }
+        // One loop, so that a policy's `touch` is inlined into it.
+        for (i, slot) in batch.touched.iter().enumerate().filter(|(_, slot)| here(slot)) {
+            self.policy.touch(*slot, batch.touches.get(i).map_or(1, |&times| u32::from(times)));
         }
         self.policy.foresee(batch.arrived.fingerprints);
         for i in 0..batch.arrived.len() {

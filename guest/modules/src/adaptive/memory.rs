@@ -34,7 +34,7 @@ impl Adaptive {
         memo.long(self.round_began);
         memo.long(self.next_round);
         memo.number(self.sampled.into());
-        memo.word(self.hand as u32);
+        memo.word(self.hand.at as u32);
         memo.word(self.bound.cast_unsigned());
         memo.words(&self.trial.iter().copied().collect::<Vec<_>>());
         self.ghosts.write(&mut memo);
@@ -74,7 +74,7 @@ impl Adaptive {
     pub(super) fn begin_anew(&mut self) {
         if let Some(recalled) = self.recalled.take() {
             let slots = self.residents.values().len();
-            self.hand = recalled.hand.min(slots.saturating_sub(1));
+            self.hand.at = recalled.hand.min(slots.saturating_sub(1));
             self.trial.extend(recalled.trial.into_iter().filter(|&slot| (slot as usize) < slots));
         }
     }

@@ -4,7 +4,8 @@ use alloc::{boxed::Box, vec, vec::Vec};
 
 use larder_guest::kit::{Memo, Recollection};
 
-use super::past::{BUCKETS, CLASSES, INTERVALS, NOBODY, Past, USES, bucket, is_class, start};
+use super::hand::REACH;
+use super::past::{BUCKETS, CLASSES, INTERVALS, NOBODY, Past, USES, bucket, bucket_of_float, is_class, start};
 
 /// A figure for each bucket of age.
 type ByAge = [f32; BUCKETS];
@@ -82,16 +83,22 @@ pub(super) struct Odds {
 }
 
 /// Odds of a use within each bucket for those that reached it: the Kaplan-Meier estimate, drawn towards `prior`.
+#[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
 fn odds(used: &ByAge, ended: &ByAge, prior: &ByAge) -> ByAge {
-    let mut odds = [0.0; BUCKETS];
-    let mut reached = PRIOR_WEIGHT;
-    for b in (0..BUCKETS).rev() {
-        // Those that ended in this bucket for another reason were exposed to half of it.
-        odds[b] = reached + used[b] + 0.5 * ended[b];
-        reached += used[b] + ended[b];
-    }
+    let mut exposed = [0.0; BUCKETS];
     for b in 0..BUCKETS {
-        odds[b] = (used[b] + PRIOR_WEIGHT * prior[b]) / odds[b];
+        exposed[b] = used[b] + ended[b];
+    }
+    // Those that reached the next bucket.
+    let mut reached = PRIOR_WEIGHT;
+    for exposed in exposed.iter_mut().rev() {
+        reached += core::mem::replace(exposed, reached);
+    }
+    let mut odds = [0.0; BUCKETS];
+    for b in 0..BUCKETS {
+        // Those that ended in this bucket for another reason were exposed to half of it.
+        let exposed = exposed[b] + used[b] + 0.5 * ended[b];
+        odds[b] = (used[b] + PRIOR_WEIGHT * prior[b]) / exposed;
     }
     odds
 }
@@ -99,31 +106,29 @@ fn odds(used: &ByAge, ended: &ByAge, prior: &ByAge) -> ByAge {
 /// The Gittins index for each age: the best ratio, over all ages at which one might stop waiting, of the chance of a
 /// use by then to the expected time until the use or then.
 ///
-/// From the greatest age down, a stack of stretches of age whose ratio falls; a stretch is one bucket, or several
-/// that are best waited for together.
-fn worths(odds: &ByAge, worths: &mut [u16]) {
-    // Chance of a use within the stretch, expected time in it, chance to outlast it.
-    let mut stretches = [(0.0f32, 0.0f32, 0.0f32); BUCKETS];
-    let mut len = 0;
-    let mut ratios = [(0.0f32, 0.0f32); BUCKETS];
-    for b in (0..BUCKETS).rev() {
-        let (mut chance, mut time, mut outlasts) = (odds[b], WIDTHS[b] * (1.0 - 0.5 * odds[b]), 1.0 - odds[b]);
-        while len > 0 {
-            let next = stretches[len - 1];
-            if next.0 * time <= chance * next.1 {
-                break;
-            }
-            chance += outlasts * next.0;
-            time += outlasts * next.1;
-            outlasts *= next.2;
-            len -= 1;
-        }
-        stretches[len] = (chance, time, outlasts);
-        len += 1;
-        ratios[b] = (chance, time);
+/// From the greatest age down: a stretch is one bucket, or several that are best waited for together, and the ratio of
+/// those after it falls.
+#[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
+fn worths(odds: &ByAge, worths: &mut [u16; ROW]) {
+    // Of the stretch that begins with each bucket: the chance of a use within it, the expected time in it, the chance to
+    // outlast it, and where the next one begins.
+    let (mut chance, mut time, mut outlasts, mut ends) = (*odds, WIDTHS, [1.0; BUCKETS], [0; BUCKETS]);
+    for b in 0..BUCKETS {
+        time[b] *= 1.0 - 0.5 * odds[b];
+        outlasts[b] -= odds[b];
     }
-    for (worth, (chance, time)) in worths.iter_mut().zip(ratios) {
-        *worth = quantised(chance / time) as u16;
+    for b in (0..BUCKETS).rev() {
+        let mut next = b + 1;
+        while next < BUCKETS && chance[next] * time[b] > chance[b] * time[next] {
+            chance[b] += outlasts[b] * chance[next];
+            time[b] += outlasts[b] * time[next];
+            outlasts[b] *= outlasts[next];
+            next = ends[next];
+        }
+        ends[b] = next;
+    }
+    for b in 0..BUCKETS {
+        worths[b] = quantised(chance[b] / time[b]) as u16;
     }
 }
 
@@ -158,6 +163,35 @@ impl Odds {
     #[inline]
     pub(super) fn worth(&self, past: Past, now: u32) -> u16 {
         self.worth[past.class()][bucket(past.age(now)) % ROW]
+    }
+
+    /// A bit for each of these that is worth less than `bound`.
+    #[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
+    pub(super) fn worth_less(&self, pasts: &[Past; REACH], now: u32, bound: i32) -> u32 {
+        // Where each one's worth lies in the table, for four at a time.
+        let mut places = [0u32; REACH];
+        for (place, past) in places.iter_mut().zip(pasts) {
+            *place = past.class() as u32 * ROW as u32 + bucket_of_float(past.age(now));
+        }
+        // Written out: a loop would ask for the deadline of the call at each turn.
+        let worth = self.worth.as_flattened();
+        let bit = |i: usize| u32::from(i32::from(worth[places[i] as usize % (CLASSES * ROW)]) < bound) << i;
+        bit(0)
+            | bit(1)
+            | bit(2)
+            | bit(3)
+            | bit(4)
+            | bit(5)
+            | bit(6)
+            | bit(7)
+            | bit(8)
+            | bit(9)
+            | bit(10)
+            | bit(11)
+            | bit(12)
+            | bit(13)
+            | bit(14)
+            | bit(15)
     }
 
     /// An interval ended with a use.
@@ -239,6 +273,7 @@ impl Odds {
     }
 
     /// The next bit of the round: some classes are added up, or a parent or a class learns its odds.
+    #[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
     pub(super) fn step(&mut self) {
         let mut gathered = 0;
         while self.turn < CLASSES && gathered < GATHERED {
@@ -276,17 +311,20 @@ impl Odds {
     }
 
     /// Adds a class to its parents. All entries are the sum of those by uses, and have their turn later.
+    #[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
     fn gather(&mut self, class: usize) {
-        let counts = self.counts[class];
+        let Odds { counts, sums, scale, .. } = self;
+        let counts = &counts[class];
         for parent in parents(class) {
-            let sum = &mut self.sums[parent];
+            let sum = &mut sums[parent];
             for b in 0..BUCKETS {
                 sum.used[b] += counts.used[b];
-                sum.lost[b] += counts.lost[b] + self.scale * counts.lasting[b];
+                sum.lost[b] += counts.lost[b] + *scale * counts.lasting[b];
             }
         }
     }
 
+    #[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
     fn parent(&mut self, parent: usize) {
         if parent == 0 {
             for uses in 0..=USES {
@@ -306,25 +344,27 @@ impl Odds {
     }
 
     /// Learns what one class is worth, and lets its counts fade.
+    #[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
     fn class(&mut self, class: usize) {
         let [by_uses, by_interval] = parents(class).map(|parent| &self.parents[parent]);
         let counts = &mut self.counts[class];
+        let all = &self.parents[0];
         let (mut prior, mut ended) = ([0.0; BUCKETS], [0.0; BUCKETS]);
         for b in 0..BUCKETS {
-            let product = by_uses[b] * by_interval[b] / self.parents[0][b];
+            let product = by_uses[b] * by_interval[b] / all[b];
             // Not `min`, which is a function in WebAssembly.
             prior[b] = if product < 1.0 { product } else { 1.0 };
             ended[b] = counts.lost[b] + self.scale * counts.lasting[b];
         }
         worths(&odds(&counts.used, &ended, &prior), &mut self.worth[class]);
-        let mut sum = 0.0;
+        let mut left = [0.0; BUCKETS];
         for counts in [&mut counts.used, &mut counts.lost, &mut counts.lasting] {
-            for count in counts {
-                *count *= self.keep;
-                sum += *count;
+            for b in 0..BUCKETS {
+                counts[b] *= self.keep;
+                left[b] += counts[b];
             }
         }
-        self.known[class] = sum > 0.01;
+        self.known[class] = left.into_iter().sum::<f32>() > 0.01;
     }
 }
 
