@@ -245,8 +245,8 @@ where
         let (read, slot) = self.read_slot(hash, at, key, read).unzip();
         // The slot may be another entry's by now, whose terms are as good for an estimate.
         let seen = slot.map(|slot| {
-            let meta = self.inner.shards[at].table.meta(slot);
-            let (weight, expires_at) = (meta.weight.load(Ordering::Relaxed), meta.expires_at.load(Ordering::Relaxed));
+            let table = &self.inner.shards[at].table;
+            let (weight, expires_at) = (table.weight(slot), table.expires_at(slot));
             Seen { weight, expires_at }
         });
         self.inner.control.saw(hash.0, seen, &self.inner.clock);
@@ -308,7 +308,7 @@ where
     #[inline(never)]
     fn read_in_time(&self, at: usize, slot: Slot, key: &K, value: &V) -> Option<u64> {
         let inner = &*self.inner;
-        let expires_at = inner.shards[at].table.meta(slot).expires_at.load(Ordering::Relaxed);
+        let expires_at = inner.shards[at].table.expires_at(slot);
         if expires_at == NEVER && !inner.renews_on_read {
             return Some(0);
         }
@@ -339,7 +339,7 @@ where
             renewed = now.saturating_add(idle).min(live_until);
         }
         if renewed != expires_at {
-            inner.shards[at].table.meta(slot).expires_at.store(renewed, Ordering::Relaxed);
+            inner.shards[at].table.set_expires_at(slot, renewed);
         }
         if renewed < expires_at {
             inner.shards[at].hastened(slot);
@@ -562,7 +562,7 @@ where
             hash,
             |k| k.borrow() == key,
             |slot, _, value| {
-                let expires_at = self.inner.shards[at].table.meta(slot).expires_at.load(Ordering::Relaxed);
+                let expires_at = self.inner.shards[at].table.expires_at(slot);
                 let fresh = expires_at == NEVER || expires_at > self.inner.clock.now_ms();
                 fresh.then(|| f(value))
             },

@@ -273,7 +273,7 @@ pub(crate) struct Terms {
 impl<K, V> Shard<K, V> {
     pub(crate) fn new(shape: Shape, policy: Box<dyn Eviction>, name: Arc<str>) -> Self {
         Shard {
-            table: Table::new(shape.expected, shape.slack()),
+            table: Table::new(shape.expected, shape.slack(), shape.weighted),
             touches: Touches::new(shape.stripes),
             inbox: Mutex::new(Inbox::default()),
             seat: Mutex::new(Seat {
@@ -392,7 +392,7 @@ impl<K, V> Shard<K, V> {
     {
         let mut bucket = match self.table.lock(hash).find(hash, |k| *k == key) {
             Ok(entry) => {
-                if !may(Some(entry.meta.expires_at.load(Ordering::Relaxed))) {
+                if !may(Some(entry.expires_at())) {
                     return Err((key, value));
                 }
                 let (replaced, due) = self.replace(entry, hash, value, terms, now);
@@ -414,15 +414,11 @@ impl<K, V> Shard<K, V> {
         let count = inbox.count;
         let due = self.due(&inbox);
         drop(inbox);
-        let meta = self.table.meta(slot);
-        meta.weight.store(terms.weight, Ordering::Relaxed);
+        self.table.set_weight(slot, terms.weight);
         if terms.live_until != self.table.live_until(slot) {
             self.table.set_live_until(slot, terms.live_until);
         }
-        meta.expires_at.store(terms.expires_at, Ordering::Relaxed);
-        if terms.expires_at != NEVER {
-            self.table.will_expire();
-        }
+        self.table.set_expires_at(slot, terms.expires_at);
         // SAFETY: the inbox gave the slot out just now, to nobody else; the bucket was locked by `hash`.
         unsafe { bucket.link(hash, slot, key, value) };
         drop(bucket);
@@ -440,10 +436,10 @@ impl<K, V> Shard<K, V> {
         terms: Terms,
         now: impl FnOnce() -> u64,
     ) -> ((V, RemovalCause), Due) {
-        let (slot, meta) = (entry.slot(), entry.meta);
+        let slot = entry.slot();
         let old_value = entry.replace(value);
-        let old_weight = meta.weight.load(Ordering::Relaxed);
-        let old_expiry = meta.expires_at.load(Ordering::Relaxed);
+        let old_weight = self.table.weight(slot);
+        let old_expiry = entry.expires_at();
         let cause =
             if old_expiry == NEVER { RemovalCause::Replaced } else { cause(old_expiry, now(), RemovalCause::Replaced) };
         if terms.live_until != self.table.live_until(slot) {
@@ -451,11 +447,8 @@ impl<K, V> Shard<K, V> {
         }
         let mut due = Due::No;
         if old_weight != terms.weight || old_expiry != terms.expires_at {
-            meta.weight.store(terms.weight, Ordering::Relaxed);
-            meta.expires_at.store(terms.expires_at, Ordering::Relaxed);
-            if terms.expires_at != NEVER {
-                self.table.will_expire();
-            }
+            self.table.set_weight(slot, terms.weight);
+            self.table.set_expires_at(slot, terms.expires_at);
             let mut inbox = self.inbox.lock();
             inbox.weight = inbox.weight + u64::from(terms.weight) - u64::from(old_weight);
             let after = inbox.arrived.len();
@@ -468,7 +461,7 @@ impl<K, V> Shard<K, V> {
 
     /// Takes an entry out, and leaves a note that it departed.
     fn take_out(&self, entry: Occupied<'_, K, V>) -> ((K, V), Due) {
-        let (slot, weight) = (entry.slot(), entry.meta.weight.load(Ordering::Relaxed));
+        let (slot, weight) = (entry.slot(), entry.weight());
         let (content, _locked) = entry.unlink();
         let mut inbox = self.inbox.lock();
         inbox.departed.push(slot);
@@ -492,7 +485,7 @@ impl<K, V> Shard<K, V> {
         }
         let Ok(entry) = bucket.find(hash, matches) else { return Some((None, Due::No)) };
         let (key, value) = entry.entry();
-        if !condition(key, value, entry.meta.expires_at.load(Ordering::Relaxed)) {
+        if !condition(key, value, entry.expires_at()) {
             return Some((None, Due::No));
         }
         let (content, due) = self.take_out(entry);
@@ -508,7 +501,7 @@ impl<K, V> Shard<K, V> {
     pub(crate) fn look<R>(&self, slot: Slot, f: impl FnOnce(&K, &V, u64) -> R) -> Option<R> {
         let entry = self.table.lock_slot(slot)?;
         let (key, value) = entry.entry();
-        Some(f(key, value, entry.meta.expires_at.load(Ordering::Relaxed)))
+        Some(f(key, value, entry.expires_at()))
     }
 
     /// Takes every entry out for which `condition` holds.
@@ -522,7 +515,7 @@ impl<K, V> Shard<K, V> {
             let Some(entry) = self.table.lock_slot(slot) else { continue };
             let (key, value) = entry.entry();
             if condition(key, value) {
-                let cause = cause(entry.meta.expires_at.load(Ordering::Relaxed), now, RemovalCause::Explicit);
+                let cause = cause(entry.expires_at(), now, RemovalCause::Explicit);
                 let ((key, value), _) = self.take_out(entry);
                 removed.push((key, value, cause));
             }
@@ -620,12 +613,12 @@ impl<K, V> Shard<K, V> {
         let (mut count_out, mut weight_out) = (0, 0);
         for &victim in &victims {
             seat.timers.cancel(victim);
-            let heavy = u64::from(self.table.meta(victim).weight.load(Ordering::Relaxed));
+            let heavy = u64::from(self.table.weight(victim));
             weight = weight.saturating_sub(heavy);
             // Not there: somebody removed it meanwhile, and its departure is in the inbox.
             let Some(entry) = self.table.lock_slot(victim) else { continue };
-            let cause = cause(entry.meta.expires_at.load(Ordering::Relaxed), now, RemovalCause::Size);
-            let heavy = u64::from(entry.meta.weight.load(Ordering::Relaxed));
+            let cause = cause(entry.expires_at(), now, RemovalCause::Size);
+            let heavy = u64::from(entry.weight());
             let ((key, value), locked) = entry.unlink();
             drop(locked);
             count_out += 1;
@@ -666,13 +659,14 @@ impl<K, V> Shard<K, V> {
     fn expire(&self, seat: &mut Seat, now: u64, removed: &mut Vec<Removed<K, V>>) {
         let Seat { timers, tally, .. } = seat;
         timers.advance(now, |slot| {
-            let expires_at = self.table.meta(slot).expires_at.load(Ordering::Relaxed);
-            if expires_at > now {
+            let expires_at = self.table.expires_at(slot);
+            // Without the lock, what was set a moment ago may not be seen yet.
+            if expires_at > now && expires_at != NEVER {
                 return Some(expires_at);
             }
             let entry = self.table.lock_slot(slot)?;
             // It may have been renewed before the lock was ours.
-            let expires_at = entry.meta.expires_at.load(Ordering::Relaxed);
+            let expires_at = entry.expires_at();
             if expires_at > now {
                 return Some(expires_at);
             }
@@ -748,9 +742,8 @@ impl<K, V> Shard<K, V> {
         }
         let batch = &mut seat.batch;
         for (at, note) in seat.arrived.iter().enumerate() {
-            let meta = self.table.meta(note.slot);
             // Before the slot is looked for: whoever links it holds the lock of this bucket.
-            meta.set_location(note.location);
+            self.table.set_location(note.slot, note.location);
             if seat.marks.is(note.slot, STRUCK) {
                 continue;
             }
@@ -763,7 +756,7 @@ impl<K, V> Shard<K, V> {
         }
         for &slot in &seat.hastened {
             if seat.marks.is(slot, KNOWN) {
-                seat.timers.schedule(slot, self.table.meta(slot).expires_at.load(Ordering::Relaxed));
+                seat.timers.schedule(slot, self.table.expires_at(slot));
             }
         }
         seat.hastened.clear();
@@ -864,8 +857,8 @@ impl<K, V> Shard<K, V> {
                 continue;
             }
             let Some(entry) = self.table.lock_slot(slot) else { continue };
-            let cause = cause(entry.meta.expires_at.load(Ordering::Relaxed), seat.batch.now, RemovalCause::Size);
-            let heavy = u64::from(entry.meta.weight.load(Ordering::Relaxed));
+            let cause = cause(entry.expires_at(), seat.batch.now, RemovalCause::Size);
+            let heavy = u64::from(entry.weight());
             let ((key, value), locked) = entry.unlink();
             drop(locked);
             left = left.saturating_sub(heavy);
@@ -953,7 +946,7 @@ impl<K, V> Shard<K, V> {
             let learned = if *seat.name == *name { seat.ask(|policy| policy.learned()) } else { Vec::new() };
             let known = Marks(seat.marks.0.clone());
             // Only maintenance sets these. Read later, one might be of the slot's next entry, and the log of this one.
-            let locations: Vec<u32> = (0..).take(known.0.len()).map(|slot| self.table.meta(slot).location()).collect();
+            let locations: Vec<u32> = (0..).take(known.0.len()).map(|slot| self.table.location(slot)).collect();
             seat.log = Some(Vec::new());
             report.pause = began.elapsed();
             (ranking, learned, known, locations)
@@ -994,7 +987,7 @@ impl<K, V> Shard<K, V> {
                         continue;
                     }
                     let Some(entry) = self.table.lock_slot(slot) else { continue };
-                    let cause = cause(entry.meta.expires_at.load(Ordering::Relaxed), now, RemovalCause::Size);
+                    let cause = cause(entry.expires_at(), now, RemovalCause::Size);
                     let ((key, value), _) = self.take_out(entry);
                     seat.tally.left(cause);
                     report.evicted += u64::from(cause == RemovalCause::Size);
@@ -1027,13 +1020,12 @@ impl<K, V> Shard<K, V> {
         for (slots, uses) in ranking.slots.chunks(ADOPT_AT_ONCE).zip(ranking.uses.chunks(ADOPT_AT_ONCE)) {
             entries.clear();
             for &slot in slots {
-                let meta = self.table.meta(slot);
                 let note = Note {
                     slot,
                     location: locations[slot as usize],
-                    weight: meta.weight.load(Ordering::Relaxed).max(1),
+                    weight: self.table.weight(slot),
                     cost: 0,
-                    expires_at: meta.expires_at.load(Ordering::Relaxed),
+                    expires_at: self.table.expires_at(slot),
                 };
                 self.put(&mut entries, &note);
             }
@@ -1380,7 +1372,7 @@ mod tests {
         for slot in 0..shard.slots() {
             if shard.look(slot, |_, _, _| ()).is_some() {
                 linked.insert(slot);
-                weight += u64::from(shard.table.meta(slot).weight.load(Ordering::Relaxed));
+                weight += u64::from(shard.table.weight(slot));
             }
         }
         assert_eq!(shard.size(), (linked.len() as u64, weight));

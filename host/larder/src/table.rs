@@ -10,9 +10,9 @@
 //! were tried and cost half the speed: the lock in the bucket's own line, and a counter in the cell. The next locked
 //! instruction waits until a line that was written has come from memory, and so hits no longer overlap.)
 //!
-//! What only maintenance asks of an entry, and when it expires, lies beside the cells, 16 bytes for each slot ([`Meta`]). So
-//! more entries fit into the processor's caches, and only where entries expire does a hit read a third line, which it
-//! need not wait for before the second.
+//! What only maintenance asks of an entry lies beside the cells: the location of its key (4 bytes a slot), what it weighs (4 bytes,
+//! if there is a weigher), and when it expires (8 bytes, if any does). So more entries fit into the processor's caches, and only
+//! where entries expire does a hit read a third line, which it need not wait for before the second.
 //!
 //! The table grows by *linear hashing* (Litwin, VLDB 80): when it is too full, one bucket is split in two. No operation
 //! ever waits for a rehash, and nothing moves but slot numbers. Buckets and cells live in arrays that grow by segments, so
@@ -253,27 +253,12 @@ impl<K, V> Cell<K, V> {
     }
 }
 
-/// What is known of the entry of a slot, beside its key and value. All of it may be read and written by anyone.
-pub(crate) struct Meta {
-    /// When the entry expires, in milliseconds; [`NEVER`] if it does not.
-    pub(crate) expires_at: AtomicU64,
-    /// The location of the key, to find its bucket from the slot.
-    location: AtomicU32,
-    /// What the entry weighs.
-    pub(crate) weight: AtomicU32,
-}
-
-impl Meta {
-    /// The location of the key that is here, or was last.
-    #[inline]
-    pub(crate) fn location(&self) -> u32 {
-        self.location.load(Ordering::Acquire)
-    }
-
-    /// Says where the entry of a slot will be linked, or is.
-    #[inline]
-    pub(crate) fn set_location(&self, location: u32) {
-        self.location.store(location, Ordering::Release);
+/// What lies in an array for a slot that was given out by [`Table::ensure_cell`].
+#[inline]
+fn given_out<T: Zeroable>(array: &Array<T>, slot: Slot) -> &T {
+    match array.get(slot as usize) {
+        Some(element) => element,
+        None => unreachable!("slot {slot} was never given out"),
     }
 }
 
@@ -294,9 +279,9 @@ fn prefetch<T>(line: &T) {
 unsafe impl Zeroable for Bucket {}
 // SAFETY: all-zero bytes are a free cell, whose content need not be initialised.
 unsafe impl<K, V> Zeroable for Cell<K, V> {}
-// SAFETY: all-zero bytes are atomics of 0.
-unsafe impl Zeroable for Meta {}
 // SAFETY: all-zero bytes are the number 0.
+unsafe impl Zeroable for AtomicU32 {}
+// SAFETY: as above.
 unsafe impl Zeroable for AtomicU64 {}
 
 /// The table of one shard.
@@ -313,7 +298,13 @@ pub(crate) struct Table<K, V> {
     buckets: Array<Bucket>,
     /// By slot.
     cells: Array<Cell<K, V>>,
-    metas: Array<Meta>,
+    /// The location of the key that is in a slot, or was last: to find its bucket from the slot.
+    locations: Array<AtomicU32>,
+    /// What the entry of a slot weighs beyond 1, untouched where all weigh 1.
+    weights: Array<AtomicU32>,
+    weighted: bool,
+    /// Beside the cells, untouched while no entry expires: the complement of when the entry of a slot does.
+    expiries: Array<AtomicU64>,
     /// Whether any entry may expire: else a hit need not look.
     expires: AtomicBool,
     /// Beside the cells, a bit for each slot: whether its entry was read since the policy last heard.
@@ -331,8 +322,9 @@ unsafe impl<K: Send + Sync, V: Send + Sync> Sync for Table<K, V> {}
 unsafe impl<K: Send, V: Send> Send for Table<K, V> {}
 
 impl<K, V> Table<K, V> {
-    /// An empty table, shaped for `expected` entries when full, and `slack` more while some come in before others leave.
-    pub(crate) fn new(expected: Option<u32>, slack: usize) -> Self {
+    /// An empty table, shaped for `expected` entries when full, and `slack` more while some come in before others leave. All
+    /// weigh 1, unless it is `weighted`.
+    pub(crate) fn new(expected: Option<u32>, slack: usize, weighted: bool) -> Self {
         let (mut base, mut rows) = (u64::from(expected.unwrap_or(0)).div_ceil(FILL).max(1), 1);
         while base > MOST_COLUMNS {
             base = base.div_ceil(2);
@@ -352,7 +344,10 @@ impl<K, V> Table<K, V> {
             splitting: Mutex::new(()),
             buckets: Array::new((base * rows) as usize),
             cells: Array::new(cells),
-            metas: Array::new(cells),
+            locations: Array::new(cells),
+            weights: Array::new(if weighted { cells } else { 0 }),
+            weighted,
+            expiries: Array::new(cells),
             expires: AtomicBool::new(false),
             reads: Array::new(cells / 64),
             live_until: Array::new(0),
@@ -410,18 +405,31 @@ impl<K, V> Table<K, V> {
     /// The cell of a slot that was given out by [`Self::ensure_cell`].
     #[inline]
     fn cell(&self, slot: Slot) -> &Cell<K, V> {
-        match self.cells.get(slot as usize) {
-            Some(cell) => cell,
-            None => unreachable!("slot {slot} was never given out"),
-        }
+        given_out(&self.cells, slot)
     }
 
-    /// What is known of the entry of a slot that was given out by [`Self::ensure_cell`].
+    /// The location of the key that is in a slot, or was last.
     #[inline]
-    pub(crate) fn meta(&self, slot: Slot) -> &Meta {
-        match self.metas.get(slot as usize) {
-            Some(meta) => meta,
-            None => unreachable!("slot {slot} was never given out"),
+    pub(crate) fn location(&self, slot: Slot) -> u32 {
+        given_out(&self.locations, slot).load(Ordering::Acquire)
+    }
+
+    /// Says where the entry of a slot will be linked, or is.
+    #[inline]
+    pub(crate) fn set_location(&self, slot: Slot, location: u32) {
+        given_out(&self.locations, slot).store(location, Ordering::Release);
+    }
+
+    /// What the entry of a slot weighs.
+    #[inline]
+    pub(crate) fn weight(&self, slot: Slot) -> u32 {
+        if self.weighted { given_out(&self.weights, slot).load(Ordering::Relaxed).wrapping_add(1) } else { 1 }
+    }
+
+    #[inline]
+    pub(crate) fn set_weight(&self, slot: Slot, weight: u32) {
+        if self.weighted {
+            given_out(&self.weights, slot).store(weight.wrapping_sub(1), Ordering::Relaxed);
         }
     }
 
@@ -431,11 +439,27 @@ impl<K, V> Table<K, V> {
         self.expires.load(Ordering::Relaxed)
     }
 
-    /// From now on entries may expire; to be said before the first of them is linked, or replaced under its lock.
+    /// When the entry of a slot expires, in milliseconds; [`NEVER`] if it does not. It was linked, or its note was found.
     #[inline]
-    pub(crate) fn will_expire(&self) {
+    pub(crate) fn expires_at(&self, slot: Slot) -> u64 {
         if !self.expires() {
+            return NEVER;
+        }
+        self.expiries.get(slot as usize).map_or(NEVER, |end| !end.load(Ordering::Relaxed))
+    }
+
+    /// Sets when the entry of a slot expires: before it is linked, or under the lock of its column.
+    #[inline]
+    pub(crate) fn set_expires_at(&self, slot: Slot, at: u64) {
+        if at != NEVER && !self.expires() {
             self.expires.store(true, Ordering::Relaxed);
+        }
+        // Whoever gave the slot back had seen that entries expire, if its last one did; so has the lock's next holder.
+        if self.expires() {
+            self.expiries.ensure(slot as usize);
+            if let Some(end) = self.expiries.get(slot as usize) {
+                end.store(!at, Ordering::Relaxed);
+            }
         }
     }
 
@@ -454,21 +478,24 @@ impl<K, V> Table<K, V> {
     #[inline]
     pub(crate) fn ensure_cell(&self, slot: Slot) {
         self.cells.ensure(slot as usize);
-        self.metas.ensure(slot as usize);
+        self.locations.ensure(slot as usize);
+        if self.weighted {
+            self.weights.ensure(slot as usize);
+        }
         self.reads.ensure(slot as usize / 64);
     }
 
     /// Asks for the memory of a slot's cell, and of what lies beside it.
     #[inline]
     pub(crate) fn prefetch_cell(&self, slot: Slot) {
-        prefetch(self.meta(slot));
+        prefetch(given_out(&self.locations, slot));
         prefetch(self.cell(slot));
     }
 
     /// Asks for the memory of the bucket that a slot's entry is in.
     #[inline]
     pub(crate) fn prefetch_bucket(&self, slot: Slot) {
-        prefetch(self.bucket_of(self.meta(slot).location()));
+        prefetch(self.bucket_of(self.location(slot)));
     }
 
     /// Notes that a slot's entry was read. Once that is noted, a further read writes nothing. Whether it was not yet.
@@ -608,15 +635,14 @@ impl<K, V> Table<K, V> {
     /// Locks the bucket that a slot's entry is in. The answer is `None` if the slot is free, now that the lock is held.
     #[inline]
     pub(crate) fn lock_slot(&self, slot: Slot) -> Option<Occupied<'_, K, V>> {
-        let meta = self.meta(slot);
         loop {
-            let at = meta.location();
+            let at = self.location(slot);
             let locked = self.lock_location(at);
             if let Some(spot) = locked.lanes().find_slot(slot) {
-                return Some(Occupied { locked, spot, meta });
+                return Some(Occupied { locked, spot });
             }
             // Not in the bucket that it names: free, unless the slot was given to another key in between.
-            if meta.location() == at {
+            if self.location(slot) == at {
                 return None;
             }
         }
@@ -653,7 +679,7 @@ impl<K, V> Table<K, V> {
             unsafe { (&mut *self.bucket(row, first).0.get(), &mut *self.bucket(row + rows, first).0.get()) };
         let mut moved = Vec::new();
         from.each(|tag, slot| {
-            if u64::from(self.meta(slot).location.load(Ordering::Relaxed)) & rows != 0 {
+            if u64::from(self.location(slot)) & rows != 0 {
                 moved.push((tag, slot));
             }
         });
@@ -719,7 +745,7 @@ impl<'t, K, V> Locked<'t, K, V> {
             matches(key).then_some(())
         });
         match found {
-            Some((spot, ())) => Ok(Occupied { meta: self.table.meta(spot.slot), locked: self, spot }),
+            Some((spot, ())) => Ok(Occupied { locked: self, spot }),
             None => Err(self),
         }
     }
@@ -730,7 +756,7 @@ impl<'t, K, V> Locked<'t, K, V> {
     /// The caller owns the slot (see the module's argument), and `hash` is that by which this bucket was locked.
     #[inline]
     pub(crate) unsafe fn link(&mut self, hash: Hash, slot: Slot, key: K, value: V) {
-        self.table.meta(slot).set_location(hash.location());
+        self.table.set_location(slot, hash.location());
         // SAFETY: an owned slot is in no bucket, so nobody else reaches its content, which is uninitialised.
         unsafe { (*self.table.cell(slot).0.get()).write((key, value)) };
         self.lanes_mut().add(hash.tag(), slot);
@@ -741,7 +767,6 @@ impl<'t, K, V> Locked<'t, K, V> {
 pub(crate) struct Occupied<'t, K, V> {
     locked: Locked<'t, K, V>,
     spot: Spot,
-    pub(crate) meta: &'t Meta,
 }
 
 impl<'t, K, V> Occupied<'t, K, V> {
@@ -754,6 +779,18 @@ impl<'t, K, V> Occupied<'t, K, V> {
     fn cell(&self) -> &'t Cell<K, V> {
         // SAFETY: the slot is linked in a bucket whose lock is held.
         unsafe { self.locked.table.linked(self.spot.slot) }
+    }
+
+    /// What it weighs.
+    #[inline]
+    pub(crate) fn weight(&self) -> u32 {
+        self.locked.table.weight(self.spot.slot)
+    }
+
+    /// When it expires, in milliseconds; [`NEVER`] if it does not.
+    #[inline]
+    pub(crate) fn expires_at(&self) -> u64 {
+        self.locked.table.expires_at(self.spot.slot)
     }
 
     #[inline]
@@ -775,7 +812,7 @@ impl<'t, K, V> Occupied<'t, K, V> {
     #[inline(always)]
     pub(crate) fn unlink(self) -> ((K, V), Locked<'t, K, V>) {
         let cell = self.cell();
-        let Occupied { mut locked, spot, .. } = self;
+        let Occupied { mut locked, spot } = self;
         locked.lanes_mut().remove(spot);
         // SAFETY: it was linked here until just now, so it is initialised, and nobody else reaches it any more.
         let entry = unsafe { (*cell.0.get()).assume_init_read() };
@@ -815,7 +852,7 @@ mod tests {
     #[test]
     fn finds_what_was_put_in_while_it_grows() {
         for expected in [None, Some(1), Some(100), Some(1000)] {
-            let table = Table::new(expected, 16);
+            let table = Table::new(expected, 16, false);
             let n = if cfg!(miri) { 200 } else { 5_000 };
             for key in 0..n {
                 insert(&table, key as Slot, key);
@@ -837,7 +874,7 @@ mod tests {
     #[cfg(not(shuttle))]
     #[test]
     fn unlinks_by_slot_and_drops_the_rest() {
-        let table = Table::new(None, 16);
+        let table = Table::new(None, 16, false);
         for key in 0..150 {
             insert(&table, key as Slot, key);
         }
