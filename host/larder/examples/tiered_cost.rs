@@ -36,7 +36,8 @@ fn keys(count: u64, zipf: bool) -> Vec<u64> {
     (0..READS).map(|n| keys[sums.partition_point(|at| *at < draw(n)).min(count as usize - 1)]).collect()
 }
 
-/// Hits of a cache and of the stack over one, with the same values.
+/// Hits of a cache and of the stack over one, with the same values: a text that both share lies at one place, so that what
+/// differs is what leads to it.
 async fn hits<V>(what: &str, count: u64, value: fn(u64) -> V) -> Result<(), Box<dyn std::error::Error>>
 where
     V: Clone + Send + Sync + 'static,
@@ -44,8 +45,13 @@ where
     let hour = Duration::from_secs(3600);
     let bare = Cache::<u64, V>::builder().max_capacity(2 * count).build()?;
     let ending = Cache::<u64, V>::builder().max_capacity(2 * count).time_to_live(hour).build()?;
+    let values: Arc<[V]> = (0..count).map(value).collect();
     let build = |ttl: Option<Duration>| {
-        let source = FromFn::new(move |key: u64| async move { Ok::<_, std::io::Error>(Some(value(key))) });
+        let values = values.clone();
+        let source = FromFn::new(move |key: u64| {
+            let value = values[key as usize].clone();
+            async move { Ok::<_, std::io::Error>(Some(value)) }
+        });
         let builder = Tiered::<u64, V>::builder().max_capacity(2 * count).source(source);
         match ttl {
             Some(ttl) => builder.rule("ttl-ms", ttl).build(),
@@ -54,8 +60,8 @@ where
     };
     let (tiered, tiered_ending) = (build(None)?, build(Some(hour))?);
     for key in 0..count {
-        bare.insert(key, value(key));
-        ending.insert(key, value(key));
+        bare.insert(key, values[key as usize].clone());
+        ending.insert(key, values[key as usize].clone());
         tiered.get(&key).await?;
         tiered_ending.get(&key).await?;
     }

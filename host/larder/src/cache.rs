@@ -52,6 +52,13 @@ pub(crate) type Listener<K, V> = Arc<dyn Fn(K, V, RemovalCause) + Send + Sync>;
 /// What an entry weighs.
 pub(crate) type Weigher<K, V> = Arc<dyn Fn(&K, &V) -> u32 + Send + Sync>;
 
+/// Where an entry lies: for as long as it does, no other lies there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) shard: usize,
+    pub(crate) slot: Slot,
+}
+
 pub(crate) struct Inner<K, V, S> {
     pub(crate) shards: Box<[Shard<K, V>]>,
     pub(crate) hasher: S,
@@ -208,23 +215,29 @@ where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.read_hashed(hash, at, key, |value, _| value.clone())
+        self.read_hashed(hash, at, key, |value, _, _| value.clone())
     }
 
-    /// As [`Self::get`], for what `read` makes of the value under the lock of its bucket. `read` is told the time if the
-    /// entry expires, and 0 if it does not.
-    #[inline]
-    pub(crate) fn read<Q, R>(&self, key: &Q, read: impl FnOnce(&V, u64) -> R) -> Option<R>
+    /// As [`Self::get`], for what `read` makes of the value under the lock of its bucket. `read` is told where the entry lies,
+    /// and the time if it expires, 0 if it does not.
+    #[inline(always)]
+    pub(crate) fn read<Q, R>(&self, key: &Q, read: impl FnOnce(&V, Place, u64) -> R) -> Option<R>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
         let (hash, at) = self.hash(key);
-        self.read_hashed(hash, at, key, read)
+        self.read_hashed(hash, at, key, |value, slot, now| read(value, Place { shard: at, slot }, now))
     }
 
-    #[inline]
-    fn read_hashed<Q, R>(&self, hash: table::Hash, at: usize, key: &Q, read: impl FnOnce(&V, u64) -> R) -> Option<R>
+    #[inline(always)]
+    fn read_hashed<Q, R>(
+        &self,
+        hash: table::Hash,
+        at: usize,
+        key: &Q,
+        read: impl FnOnce(&V, Slot, u64) -> R,
+    ) -> Option<R>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
@@ -237,7 +250,13 @@ where
 
     /// As [`Self::read_hashed`], and tells the shadow.
     #[cold]
-    fn read_shadowed<Q, R>(&self, hash: table::Hash, at: usize, key: &Q, read: impl FnOnce(&V, u64) -> R) -> Option<R>
+    fn read_shadowed<Q, R>(
+        &self,
+        hash: table::Hash,
+        at: usize,
+        key: &Q,
+        read: impl FnOnce(&V, Slot, u64) -> R,
+    ) -> Option<R>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
@@ -257,13 +276,13 @@ where
     ///
     /// This is the way of every hit. Every instruction that is not here lets the processor begin the next read earlier,
     /// while it still waits for the memory of this one; so what is not always needed stands in functions of its own.
-    #[inline]
+    #[inline(always)]
     fn read_slot<Q, R>(
         &self,
         hash: table::Hash,
         at: usize,
         key: &Q,
-        read: impl FnOnce(&V, u64) -> R,
+        read: impl FnOnce(&V, Slot, u64) -> R,
     ) -> Option<(R, Slot)>
     where
         K: Borrow<Q>,
@@ -282,7 +301,8 @@ where
                 } else {
                     0
                 };
-                answer = Some(read(value, now));
+                // There was none; to assign would look whether there is one to drop.
+                std::mem::forget(answer.replace(read(value, slot, now)));
                 Some(slot)
             },
         );
@@ -378,7 +398,7 @@ where
     pub fn insert(&self, key: K, value: V) {
         let expires_at = self.expiry_of_new(&key, &value);
         let terms = self.terms(&key, &value, 0, expires_at);
-        self.insert_terms(key, value, terms);
+        self.insert_terms(key, value, terms, |_| ());
     }
 
     /// As [`Self::insert`], for an entry that expires after `time_to_live`, whatever the cache's own rule.
@@ -389,22 +409,29 @@ where
         if inner.renews_on_read {
             terms.live_until = FIXED;
         }
-        self.insert_terms(key, value, terms);
+        self.insert_terms(key, value, terms, |_| ());
     }
 
     /// As [`Self::insert`], for an entry that expires then, and whose load took so many microseconds.
     pub(crate) fn insert_until(&self, key: K, value: V, cost_us: u64, expires_at: u64) {
-        let cost = u32::try_from(cost_us).unwrap_or(u32::MAX);
-        let terms = Terms { live_until: FIXED, ..self.terms(&key, &value, cost, expires_at) };
-        self.insert_terms(key, value, terms);
+        self.insert_placed(key, value, cost_us, expires_at, |_| ());
     }
 
-    fn insert_terms(&self, key: K, value: V, terms: Terms) {
+    /// As [`Self::insert_until`], and `placed` is told where the entry lies, under the lock under which it can be read.
+    pub(crate) fn insert_placed(&self, key: K, value: V, cost_us: u64, expires_at: u64, placed: impl FnMut(Place)) {
+        let cost = u32::try_from(cost_us).unwrap_or(u32::MAX);
+        let terms = Terms { live_until: FIXED, ..self.terms(&key, &value, cost, expires_at) };
+        self.insert_terms(key, value, terms, placed);
+    }
+
+    fn insert_terms(&self, key: K, value: V, terms: Terms, mut placed: impl FnMut(Place)) {
         let (hash, at) = self.hash(&key);
         let board = &self.inner.board;
-        let kept = self.keep(hash, key, value, terms, false, |_| board.is_idle(hash.0)).or_else(|(key, value)| {
+        let mut placed = |slot| placed(Place { shard: at, slot });
+        let idle = |_| board.is_idle(hash.0);
+        let kept = self.keep(hash, key, value, terms, false, idle, &mut placed).or_else(|(key, value)| {
             let _fenced = board.fence(hash.0, &key);
-            self.keep(hash, key, value, terms, false, |_| true)
+            self.keep(hash, key, value, terms, false, |_| true, &mut placed)
         });
         if let Ok((replaced, due)) = kept {
             self.inner.notify_replaced(at, replaced);
@@ -436,8 +463,8 @@ where
     }
 
     /// Puts an entry into its shard, if `may` says yes under the lock of its column. It is told when the entry that is
-    /// there expires, if there is one.
-    #[allow(clippy::type_complexity)] // As that of the shard.
+    /// there expires, if there is one. `placed` is told the slot, under that lock.
+    #[allow(clippy::type_complexity, clippy::too_many_arguments)] // As that of the shard.
     #[inline(always)]
     fn keep(
         &self,
@@ -447,9 +474,11 @@ where
         terms: Terms,
         is_load: bool,
         may: impl FnOnce(Option<u64>) -> bool,
+        placed: impl FnOnce(Slot),
     ) -> Result<(Option<Removed<K, V>>, Due), (K, V)> {
         let inner = &*self.inner;
-        let kept = inner.shards[self.shard_of(hash)].insert(hash, key, value, terms, may, || inner.clock.now_ms())?;
+        let shard = &inner.shards[self.shard_of(hash)];
+        let kept = shard.insert(hash, key, value, terms, may, placed, || inner.clock.now_ms())?;
         inner.control.kept(hash.0, &terms, is_load, &inner.clock);
         Ok(kept)
     }
@@ -557,6 +586,20 @@ where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
+        self.peek_placed(key, |value, _| f(value))
+    }
+
+    /// How many shards there are.
+    pub(crate) fn shards(&self) -> usize {
+        self.inner.shards.len()
+    }
+
+    /// As [`Self::peek_with`], with where the entry lies.
+    pub(crate) fn peek_placed<Q, R>(&self, key: &Q, f: impl FnOnce(&V, Place) -> R) -> Option<R>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
         let (hash, at) = self.hash(key);
         let found = self.inner.shards[at].table.read(
             hash,
@@ -564,7 +607,7 @@ where
             |slot, _, value| {
                 let expires_at = self.inner.shards[at].table.expires_at(slot);
                 let fresh = expires_at == NEVER || expires_at > self.inner.clock.now_ms();
-                fresh.then(|| f(value))
+                fresh.then(|| f(value, Place { shard: at, slot }))
             },
         );
         found.flatten()
@@ -796,7 +839,7 @@ where
     ) -> Kept<K, V> {
         let expires_at = self.expiry_of_new(key, value);
         let terms = self.terms(key, value, cost, expires_at);
-        let kept = self.keep(hash, key.clone(), value.clone(), terms, is_load, may);
+        let kept = self.keep(hash, key.clone(), value.clone(), terms, is_load, may, |_| ());
         match kept {
             Ok((replaced, due)) => Kept { replaced, due, refused: None },
             Err(refused) => Kept { refused: Some(refused), ..Kept::default() },

@@ -375,8 +375,10 @@ impl<K, V> Shard<K, V> {
     }
 
     /// Puts an entry in, or replaces the value of its key: the answer has the old one. Does neither if `may`, asked under
-    /// the lock of the column, says no; it is told when the entry that is there expires.
+    /// the lock of the column, says no; it is told when the entry that is there expires. `placed` is told the slot of what
+    /// comes in, under the same lock.
     #[allow(clippy::type_complexity)] // What left, and what to do next; or what was brought.
+    #[allow(clippy::too_many_arguments)] // One call.
     #[inline(always)]
     pub(crate) fn insert(
         &self,
@@ -385,6 +387,7 @@ impl<K, V> Shard<K, V> {
         value: V,
         terms: Terms,
         may: impl FnOnce(Option<u64>) -> bool,
+        placed: impl FnOnce(Slot),
         now: impl FnOnce() -> u64,
     ) -> Result<(Option<Removed<K, V>>, Due), (K, V)>
     where
@@ -395,6 +398,7 @@ impl<K, V> Shard<K, V> {
                 if !may(Some(entry.expires_at())) {
                     return Err((key, value));
                 }
+                placed(entry.slot());
                 let (replaced, due) = self.replace(entry, hash, value, terms, now);
                 return Ok((Some((key, replaced.0, replaced.1)), due));
             }
@@ -419,6 +423,7 @@ impl<K, V> Shard<K, V> {
             self.table.set_live_until(slot, terms.live_until);
         }
         self.table.set_expires_at(slot, terms.expires_at);
+        placed(slot);
         // SAFETY: the inbox gave the slot out just now, to nobody else; the bucket was locked by `hash`.
         unsafe { bucket.link(hash, slot, key, value) };
         drop(bucket);
@@ -1251,7 +1256,7 @@ mod tests {
 
     fn put(shard: &Shard<u64, Arc<u64>>, key: u64, value: &Arc<u64>, weight: u32, expires_at: u64) {
         let mut removed = Vec::new();
-        let inserted = shard.insert(hash(key), key, value.clone(), terms(weight, expires_at), |_| true, || 0);
+        let inserted = shard.insert(hash(key), key, value.clone(), terms(weight, expires_at), |_| true, |_| (), || 0);
         let Ok((_, due)) = inserted else { unreachable!("it may") };
         shard.maintain(due, 0, &mut removed);
     }
@@ -1302,7 +1307,9 @@ mod tests {
     #[cfg(not(shuttle))]
     fn arrive(shard: &Shard<u64, u64>, key: u64) {
         let hash = Hash(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let Ok((_, due)) = shard.insert(hash, key, key, terms(1, NEVER), |_| true, || 0) else { unreachable!() };
+        let Ok((_, due)) = shard.insert(hash, key, key, terms(1, NEVER), |_| true, |_| (), || 0) else {
+            unreachable!()
+        };
         shard.maintain(due, 0, &mut Vec::new());
     }
 

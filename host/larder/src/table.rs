@@ -597,7 +597,7 @@ impl<K, V> Table<K, V> {
     }
 
     /// Calls `f` on the entry of a key, under the shared lock of its column.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read<R>(
         &self,
         hash: Hash,

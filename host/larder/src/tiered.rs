@@ -30,6 +30,7 @@ mod board;
 mod builder;
 mod bus;
 mod codec;
+mod copies;
 #[cfg(feature = "disk")]
 mod disk;
 mod driver;
@@ -361,7 +362,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
         let mut values = Vec::with_capacity(keys.len());
         let (mut places, mut readings) = (Vec::new(), Vec::new());
         for (at, key) in keys.iter().enumerate() {
-            let reading = match inner.near.quick(key, |_| ()) {
+            let reading = match inner.near.quick(key) {
                 Quick::Quiet(value, _) => {
                     values.push(Ok(value));
                     continue;
@@ -400,7 +401,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     /// # Errors
     /// As the keyspace's rule has it.
     pub async fn get_cached(&self, key: &K) -> Result<Option<V>, TieredError> {
-        let is_absent = match self.inner.near.quick(key, |_| ()) {
+        let is_absent = match self.inner.near.quick(key) {
             Quick::Quiet(value, _) => return Ok(value),
             Quick::Ask => false,
             Quick::Absent => true,
@@ -430,7 +431,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     /// # Errors
     /// As [`Self::get`].
     pub async fn lookup(&self, key: &K) -> Result<Lookup<K, V>, TieredError> {
-        let is_absent = match self.inner.near.quick(key, |copy| (copy.born, copy.fresh_until())) {
+        let is_absent = match self.inner.near.quick_dated(key) {
             Quick::Quiet(value, (born, until)) => {
                 let now = self.inner.near.now();
                 // Past its freshness it is quiet because a refresh is under way, or has just failed.
@@ -695,7 +696,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Future for Get<'_, K, V> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut is_absent = false;
         if self.asking.is_none() {
-            match self.cache.inner.near.quick(self.key, |_| ()) {
+            match self.cache.inner.near.quick(self.key) {
                 Quick::Quiet(value, ()) => return Poll::Ready(Ok(value)),
                 Quick::Ask => {}
                 Quick::Absent => is_absent = true,

@@ -9,13 +9,16 @@
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, Hash};
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
+use super::copies::Copies;
 use super::groups::{Group, Groups, Reached};
+use crate::cache::Place;
 use crate::engine::steps::{Facts, Marks, Terms};
 use crate::eviction::NEVER;
 use crate::{Cache, Clock};
@@ -107,33 +110,26 @@ pub(crate) struct Copy {
     pub(crate) stamp: u64,
 }
 
-/// What lies in the cache's table: of the copy, all that a hit reads. To follow a pointer to the copy instead is another
-/// wait for memory, and makes hits among a hundred thousand entries several times slower.
+/// What lies in the cache's table: of the copy, all that a hit reads. The rest is beside it ([`Copies`]).
 ///
-/// Not an `Option` of the value: for a number that would be 8 bytes more, where the pointer to the copy has room for it.
-#[derive(Debug)]
-pub(crate) enum Seat<V> {
-    Value(V, Beside),
-    /// The source has no such key.
-    Negative(Beside),
-}
-
-/// What lies beside a value in the table.
-#[derive(Debug)]
-pub(crate) struct Beside {
+/// Not an `Option` of the value: for a number that would be 8 bytes more.
+pub(crate) struct Seat<V> {
     looks: AtomicU64,
-    copy: Arc<Copy>,
+    /// Initialised, unless the copy is negative: so says `looks` from the beginning, and always.
+    value: MaybeUninit<V>,
 }
 
-/// What a hit asks beside the value, in one word: how long the copy is quiet, and up to which value of the groups' counter
-/// nothing has reached it.
+/// What a hit asks beside the value, in one word: whether the source has such a key (a bit), how long the copy is quiet (31 bits),
+/// and up to which value of the groups' counter nothing has reached it.
 #[derive(Clone, Copy)]
 struct Looks(u64);
 
 impl Looks {
-    /// The quiet time counts in 16 ms, which is more than two years; what is cut off only has a reader ask early.
+    /// The quiet time counts in 16 ms, which is more than a year; what is cut off only has a reader ask early.
     const SHIFT: u32 = 4;
-    const ALWAYS: u32 = u32::MAX;
+    const ALWAYS: u32 = u32::MAX >> 1;
+    /// The source has no such key.
+    const NEGATIVE: u64 = 1 << 63;
 
     fn new(quiet_until: u64, counter: u64) -> Self {
         let quiet = match quiet_until {
@@ -143,13 +139,26 @@ impl Looks {
         Looks(u64::from(quiet) << 32 | counter & u64::from(u32::MAX))
     }
 
+    /// Those of a value that is quiet without end, and that nothing has reached.
+    #[inline]
+    fn calm(counter: u64) -> Looks {
+        Looks(u64::from(Self::ALWAYS) << 32 | counter & u64::from(u32::MAX))
+    }
+
+    #[inline]
+    fn is_negative(self) -> bool {
+        self.0 & Self::NEGATIVE != 0
+    }
+
     /// Of the counter its low half is known. See [`Near::bump`].
+    #[inline]
     fn is_verified(self, counter: u64) -> bool {
         self.0 as u32 == counter as u32
     }
 
+    #[inline]
     fn quiet(self) -> u32 {
-        (self.0 >> 32) as u32
+        (self.0 >> 32) as u32 & Self::ALWAYS
     }
 
     fn is_quiet(self, now: u64) -> bool {
@@ -157,56 +166,67 @@ impl Looks {
     }
 
     fn with_quiet(self, other: Looks) -> Looks {
-        Looks(u64::from(other.quiet()) << 32 | self.0 & u64::from(u32::MAX))
+        Looks(u64::from(other.quiet()) << 32 | self.0 & (Self::NEGATIVE | u64::from(u32::MAX)))
     }
 
     fn with_verified(self, other: Looks) -> Looks {
-        other.with_quiet(self)
+        Looks(self.0 & !u64::from(u32::MAX) | other.0 & u64::from(u32::MAX))
     }
 }
 
-impl Beside {
+impl<V> Seat<V> {
+    fn new(value: Option<V>, copy: &Copy) -> Self {
+        let Looks(looks) = Looks::new(copy.quiet_until, copy.stamp);
+        match value {
+            Some(value) => Seat { looks: AtomicU64::new(looks), value: MaybeUninit::new(value) },
+            None => Seat { looks: AtomicU64::new(looks | Looks::NEGATIVE), value: MaybeUninit::uninit() },
+        }
+    }
+
     #[inline]
     fn looks(&self) -> Looks {
         Looks(self.looks.load(Ordering::Acquire))
     }
 
+    /// Changes how long it is quiet, or what it is verified for.
     fn change(&self, change: impl Fn(Looks) -> Looks) {
+        let change = |looks| {
+            let Looks(changed) = change(Looks(looks));
+            Some(changed & !Looks::NEGATIVE | looks & Looks::NEGATIVE)
+        };
         // That it failed would be to have nothing to change it to.
-        let _ = self.looks.fetch_update(Ordering::AcqRel, Ordering::Acquire, |looks| Some(change(Looks(looks)).0));
-    }
-}
-
-impl<V> Seat<V> {
-    fn new(value: Option<V>, copy: Arc<Copy>) -> Self {
-        let beside = Beside { looks: AtomicU64::new(Looks::new(copy.quiet_until, copy.stamp).0), copy };
-        match value {
-            Some(value) => Seat::Value(value, beside),
-            None => Seat::Negative(beside),
-        }
-    }
-
-    #[inline]
-    fn beside(&self) -> &Beside {
-        match self {
-            Seat::Value(_, beside) | Seat::Negative(beside) => beside,
-        }
+        let _ = self.looks.fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
     }
 
     /// The value, also for weighers.
     #[inline]
     pub(crate) fn value(&self) -> Option<&V> {
-        match self {
-            Seat::Value(value, _) => Some(value),
-            Seat::Negative(_) => None,
+        self.value_of(self.looks())
+    }
+
+    /// The value, where its looks were read already.
+    #[inline]
+    fn value_of(&self, looks: Looks) -> Option<&V> {
+        if looks.is_negative() {
+            return None;
         }
+        // SAFETY: `new` initialised it, since it did not set the bit that says otherwise, and nobody else does.
+        Some(unsafe { self.value.assume_init_ref() })
     }
 
     /// The value, for listeners.
     pub(crate) fn into_value(self) -> Option<V> {
-        match self {
-            Seat::Value(value, _) => Some(value),
-            Seat::Negative(_) => None,
+        let this = std::mem::ManuallyDrop::new(self);
+        // SAFETY: it is there, as `value` says, is read once, and `this` is not dropped.
+        this.value().map(|value| unsafe { std::ptr::read(value) })
+    }
+}
+
+impl<V> Drop for Seat<V> {
+    fn drop(&mut self) {
+        if !self.looks().is_negative() {
+            // SAFETY: as in `value`; it is not used any more.
+            unsafe { self.value.assume_init_drop() };
         }
     }
 }
@@ -214,12 +234,14 @@ impl<V> Seat<V> {
 /// For the cache's own sake, where it hands values out; nothing here does.
 impl<V: Clone> Clone for Seat<V> {
     fn clone(&self) -> Self {
-        let Beside { looks, copy } = self.beside();
-        let beside = Beside { looks: AtomicU64::new(looks.load(Ordering::Acquire)), copy: copy.clone() };
-        match self {
-            Seat::Value(value, _) => Seat::Value(value.clone(), beside),
-            Seat::Negative(_) => Seat::Negative(beside),
-        }
+        let value = self.value().map_or_else(MaybeUninit::uninit, |value| MaybeUninit::new(value.clone()));
+        Seat { looks: AtomicU64::new(self.looks().0), value }
+    }
+}
+
+impl<V: std::fmt::Debug> std::fmt::Debug for Seat<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Seat").field(&self.value()).finish()
     }
 }
 
@@ -359,6 +381,7 @@ const FENCES: usize = 4096;
 /// Tier 0.
 pub(crate) struct Near<K, V> {
     pub(crate) cache: Cache<K, Seat<V>>,
+    copies: Copies,
     pub(crate) clock: Clock,
     fences: Box<[Fence]>,
     groups: RwLock<Groups>,
@@ -391,6 +414,7 @@ pub(crate) enum Quick<V, T> {
 impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
     pub(crate) fn new(cache: Cache<K, Seat<V>>, clock: Clock) -> Self {
         Near {
+            copies: Copies::new(cache.shards()),
             cache,
             clock,
             fences: (0..FENCES).map(|_| Fence::default()).collect(),
@@ -426,33 +450,63 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         &self.fences[self.hash(key) as usize % FENCES]
     }
 
-    /// A hit, if it can be had at once, with what `also` says of the copy.
-    #[inline]
-    pub(crate) fn quick<T>(&self, key: &K, also: impl FnOnce(&Copy) -> T) -> Quick<V, T> {
+    /// Calls `f` with the seat of a key and its copy, under the shared lock of both.
+    fn peek<R>(&self, key: &K, f: impl FnOnce(&Seat<V>, &Arc<Copy>) -> R) -> Option<R> {
+        let found = self.cache.peek_placed(key, |seat, place| self.copy_at(place, |copy| f(seat, copy)));
+        found.flatten()
+    }
+
+    /// Calls `f` with the copy of a place at which the cache has just found a seat, under whose lock this is called.
+    fn copy_at<R>(&self, place: Place, f: impl FnOnce(&Arc<Copy>) -> R) -> Option<R> {
+        // SAFETY: for as long as the cache calls what it was given with a place, it holds its lock.
+        unsafe { self.copies.at(place, f) }
+    }
+
+    /// A hit, if it can be had at once.
+    #[inline(always)]
+    pub(crate) fn quick(&self, key: &K) -> Quick<V, ()> {
+        self.quick_with(key, |_| Some(()))
+    }
+
+    /// A hit, if it can be had at once, with when the copy was born and until when it is fresh.
+    pub(crate) fn quick_dated(&self, key: &K) -> Quick<V, (u64, u64)> {
+        self.quick_with(key, |place| self.copy_at(place, |copy| (copy.born, copy.fresh_until())))
+    }
+
+    #[inline(always)]
+    fn quick_with<T>(&self, key: &K, also: impl FnOnce(Place) -> Option<T>) -> Quick<V, T> {
         // Before anything else: it is extended after what was announced has been done.
         let trusted_until = self.trusted_until.load(Ordering::Acquire);
-        let quiet = self.cache.read(key, |seat, now| {
-            let beside = seat.beside();
-            let looks = beside.looks();
-            if !looks.is_verified(self.counter.load(Ordering::Acquire)) {
-                return None;
-            }
-            if looks.quiet() != Looks::ALWAYS || trusted_until != NEVER {
-                let now = if now == 0 { self.now() } else { now };
-                if !looks.is_quiet(now) || trusted_until <= now {
-                    return None;
-                }
-            }
-            Some((seat.value().cloned(), also(&beside.copy)))
-        });
-        match quiet {
-            Some(Some((value, also))) => Quick::Quiet(value, also),
-            Some(None) => {
-                self.asked.fetch_add(1, Ordering::Relaxed);
+        let mut answer = Quick::Absent;
+        self.cache.read(key, |seat, place, now| {
+            let looks = seat.looks();
+            let calm = Looks::calm(self.counter.load(Ordering::Acquire));
+            let is_calm = looks.0 == calm.0 && trusted_until == NEVER;
+            let found = if is_calm || self.is_quiet(looks, calm, trusted_until, now) {
+                also(place).map_or(Quick::Ask, |also| Quick::Quiet(seat.value_of(looks).cloned(), also))
+            } else {
                 Quick::Ask
-            }
-            None => Quick::Absent,
+            };
+            // It was `Absent`; to assign would look whether there is something to drop.
+            std::mem::forget(std::mem::replace(&mut answer, found));
+        });
+        if matches!(answer, Quick::Ask) {
+            self.asked.fetch_add(1, Ordering::Relaxed);
         }
+        answer
+    }
+
+    /// Whether a copy that looks so may be served without asking. `now` is 0 if it is not known yet.
+    #[inline(never)]
+    fn is_quiet(&self, looks: Looks, calm: Looks, trusted_until: u64, now: u64) -> bool {
+        if !looks.is_verified(calm.0) {
+            return false;
+        }
+        if looks.quiet() == Looks::ALWAYS && trusted_until == NEVER {
+            return true;
+        }
+        let now = if now == 0 { self.now() } else { now };
+        looks.is_quiet(now) && now < trusted_until
     }
 
     /// How many of the cache's hits were no hits of a quiet copy.
@@ -472,34 +526,28 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
             return None;
         }
         let counter = self.counter.load(Ordering::Acquire);
-        let look = |seat: &Seat<V>| {
-            let beside = seat.beside();
-            (seat.value().cloned(), beside.copy.clone(), beside.looks())
-        };
-        let (value, copy, looks) = self.cache.peek_with(key, look)?;
+        let (value, copy, looks) = self.peek(key, |seat, copy| (seat.value().cloned(), copy.clone(), seat.looks()))?;
         if !looks.is_verified(counter) {
             // Written down, so that the next reader need not look it up; not over what somebody has seen later.
             let verified = Looks::new(0, counter);
-            let verify = |seat: &Seat<V>| {
-                let beside = seat.beside();
-                if Arc::ptr_eq(&beside.copy, &copy) {
-                    let is_older = |now: Looks| (counter as u32).wrapping_sub(now.0 as u32) < 1 << 31;
-                    beside.change(|now| if is_older(now) { now.with_verified(verified) } else { now });
+            let is_older = |now: Looks| (counter as u32).wrapping_sub(now.0 as u32) < 1 << 31;
+            let verify = |seat: &Seat<V>, there: &Arc<Copy>, ended: bool| {
+                if !Arc::ptr_eq(there, &copy) {
+                    return;
                 }
+                if ended {
+                    seat.change(|looks| looks.with_quiet(Looks::new(0, 0)));
+                }
+                seat.change(|now| if is_older(now) { now.with_verified(verified) } else { now });
             };
             match self.groups.read().reached(&key.text(), &copy.tags, copy.stamp) {
                 Reached::Superseded => return None,
                 Reached::Untouched => {
-                    self.cache.peek_with(key, verify);
+                    self.peek(key, |seat, there| verify(seat, there, false));
                 }
                 Reached::Ended(at) => {
                     copy.fresh_until.fetch_min(at, Ordering::AcqRel);
-                    self.cache.peek_with(key, |seat| {
-                        if Arc::ptr_eq(&seat.beside().copy, &copy) {
-                            seat.beside().change(|looks| looks.with_quiet(Looks::new(0, 0)));
-                        }
-                        verify(seat);
-                    });
+                    self.peek(key, |seat, there| verify(seat, there, true));
                 }
             }
         }
@@ -556,7 +604,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
             self.cache.invalidate(key);
         } else {
             let cost = copy.cost_us;
-            self.cache.insert_until(key.clone(), Seat::new(value, copy), cost, ends);
+            let (seat, mut copy) = (Seat::new(value, &copy), Some(copy));
+            self.cache.insert_placed(key.clone(), seat, cost, ends, |place| {
+                if let Some(copy) = copy.take() {
+                    // SAFETY: the cache calls this under the exclusive lock of the place.
+                    unsafe { self.copies.put(place, copy) }
+                }
+            });
         }
         if writes {
             fence.moves(&mut reach, true);
@@ -567,12 +621,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
     /// Sets how long a copy is quiet, if it is still there and still ends when its server was told.
     pub(crate) fn hush(&self, key: &K, copy: &Arc<Copy>, told: u64, quiet_until: u64) {
         let _fence = self.fence(key).state.lock();
-        self.cache.peek_with(key, |seat| {
-            let beside = seat.beside();
-            if Arc::ptr_eq(&beside.copy, copy) && copy.fresh_until() == told {
-                let longer = Looks::new(quiet_until, 0);
-                beside.change(|looks| if looks.quiet() < longer.quiet() { looks.with_quiet(longer) } else { looks });
+        self.peek(key, |seat, there| {
+            if !Arc::ptr_eq(there, copy) {
+                return;
             }
+            // Whoever finds that a group has ended it says so in the copy first, and in the seat then, without the fence: so
+            // that the copy still ends when its server was told is asked of the seat as it is when it changes.
+            let longer = Looks::new(quiet_until, 0);
+            let as_told = |looks: Looks| copy.fresh_until() == told && looks.quiet() < longer.quiet();
+            seat.change(|looks| if as_told(looks) { looks.with_quiet(longer) } else { looks });
         });
     }
 
@@ -583,10 +640,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         let mut reach = fence.state.lock();
         if soft {
             reach.soft_at = now;
-            self.cache.peek_with(key, |seat| {
-                let beside = seat.beside();
-                beside.copy.fresh_until.fetch_min(now, Ordering::AcqRel);
-                beside.change(|looks| looks.with_quiet(Looks::new(0, 0)));
+            self.peek(key, |seat, copy| {
+                copy.fresh_until.fetch_min(now, Ordering::AcqRel);
+                seat.change(|looks| looks.with_quiet(Looks::new(0, 0)));
             });
         } else {
             self.cache.invalidate(key);
@@ -627,7 +683,7 @@ mod tests {
     }
 
     fn hit(near: &Near<String, u32>, key: &str) -> Option<u32> {
-        match near.quick(&key.into(), |_| ()) {
+        match near.quick(&key.into()) {
             Quick::Quiet(value, _) => value,
             Quick::Ask | Quick::Absent => None,
         }
