@@ -93,11 +93,12 @@ async fn measure(url: &str, size: usize) -> Result<(), Box<dyn std::error::Error
         }
         many.push(began.elapsed().as_secs_f64() / bare);
         many_us.push(bare / BATCHES as f64 * 1e6);
-        let far_names = |batch: &Vec<usize>| batch.iter().map(|key| format!("cost{size}:{key}").into()).collect();
-        let far_names: Vec<Vec<std::sync::Arc<str>>> = batches.iter().map(far_names).collect();
+        let far_names = |batch: &Vec<usize>| batch.iter().map(|key| format!("cost{size}:{key}")).collect();
+        let far_names: Vec<Vec<String>> = batches.iter().map(far_names).collect();
         let began = Instant::now();
         for names in &far_names {
-            assert_eq!(tier.get_many(names).await?.len(), BATCH);
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            assert_eq!(tier.get_many(&names).await?.len(), BATCH);
         }
         alone_many.push(began.elapsed().as_secs_f64() / bare);
         at += BATCH * BATCHES * 3 + 1;

@@ -254,7 +254,7 @@ impl<T: Tier> Tier for RemoteTier<T> {
         Box::pin(self.carry(self.tier.get(key)))
     }
 
-    fn get_many<'a>(&'a self, keys: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
         Box::pin(self.carry(self.tier.get_many(keys)))
     }
 

@@ -751,8 +751,11 @@ impl Tier for DiskTier {
         })
     }
 
-    fn get_many<'a>(&'a self, keys: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
-        Box::pin(self.0.look(keys))
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
+        Box::pin(async move {
+            let keys: Vec<_> = keys.iter().map(|key| Arc::from(*key)).collect();
+            self.0.look(&keys).await
+        })
     }
 
     fn token<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Token, TierError>> {

@@ -162,7 +162,7 @@ pub trait Tier: Send + Sync + 'static {
 
     /// The same of many keys, in their order, in one round trip where the store can do that. Each answer is as of one moment;
     /// they need not be of the same.
-    fn get_many<'a>(&'a self, keys: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
         Box::pin(async move {
             let mut looked = Vec::with_capacity(keys.len());
             for key in keys {
@@ -249,7 +249,7 @@ impl<T: Tier + ?Sized> Tier for Arc<T> {
         (**self).get(key)
     }
 
-    fn get_many<'a>(&'a self, keys: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
         (**self).get_many(keys)
     }
 

@@ -237,9 +237,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         name
     }
 
-    /// Writes over what is there.
+    /// Appends [`Self::far_name`].
     pub(super) fn write_far_name(&self, key: &K, name: &mut String) {
-        name.clear();
         name.push_str(&self.name);
         name.push(':');
         key.write_text(name);

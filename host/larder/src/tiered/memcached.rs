@@ -22,7 +22,6 @@
 //! call has left half read is closed and never read on. It has neither TLS nor SASL, nor more than one server: put a proxy
 //! before those (memcached's own, or mcrouter), as one does. A few connections are shared by all calls.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_memcached::{Client, Error, MetaProtocol, MetaValue, Status};
@@ -671,17 +670,17 @@ impl Tier for MemcachedTier {
         })
     }
 
-    fn get_many<'a>(&'a self, keys: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
         Box::pin(async move {
             if keys.is_empty() {
                 return Ok(Vec::new());
             }
             // Each once: a fence that is left for a key is there when it comes again.
-            let mut asked: Vec<_> = keys.iter().map(|key| &**key).collect();
+            let mut asked = keys.to_vec();
             asked.sort_unstable();
             asked.dedup();
             let looked = self.look(&asked).await?;
-            let of = |key: &Arc<str>| asked.binary_search(&&**key).ok().and_then(|at| looked.get(at)).cloned();
+            let of = |key: &&str| asked.binary_search(key).ok().and_then(|at| looked.get(at)).cloned();
             keys.iter().map(|key| of(key).ok_or_else(crowded)).collect()
         })
     }

@@ -123,7 +123,8 @@ async fn many_keys_are_one_round_trip() {
         [(all, 1, 50), (all, 1, 50), (but_one, 1, 49), (but_one, 1, 0), (all, 2, 1), (all, 1, 50)]
     {
         let before = asked(&mut connection).await;
-        let looked = tier.get_many(keys).await.unwrap();
+        let names: Vec<&str> = keys.iter().map(|key| &**key).collect();
+        let looked = tier.get_many(&names).await.unwrap();
         assert_eq!(asked(&mut connection).await - before, round_trips);
         assert_eq!(looked.iter().filter(|looked| looked.token.is_some()).count(), with_tokens);
         for (key, looked) in keys.iter().zip(&looked).filter(|(_, looked)| looked.copy.is_none()) {

@@ -119,9 +119,10 @@ async fn a_master_that_comes_back_revives_nothing() {
     cluster.nodes.insert(0, back);
     cluster.is_well().await;
     assert!(!matches!(ask(port, "DBSIZE").await, Value::Int(0)), "it has brought copies back: else this tests nothing");
+    let names: Vec<&str> = keys.iter().map(|key| &**key).collect();
     let mut answered = 0;
     for attempt in 0.. {
-        match tier.get_many(&keys).await {
+        match tier.get_many(&names).await {
             Ok(looked) => {
                 assert!(looked.iter().all(|looked| looked.copy.is_none()), "what was invalidated stays away");
                 answered += 1;

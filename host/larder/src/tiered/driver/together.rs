@@ -183,8 +183,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Together<'_, K, V> {
 
     async fn look(&self, tier: u8, readings: &mut [&mut Reading<'_, K, V>]) {
         let (inner, far) = (self.inner, &self.inner.far[usize::from(tier) - 1]);
-        let (mut asked, mut names) = (Vec::with_capacity(readings.len()), Vec::with_capacity(readings.len()));
-        let mut name = String::new();
+        // All names in one piece: of most, nothing is left when this is over.
+        let (mut asked, mut names) = (Vec::with_capacity(readings.len()), String::new());
+        let mut ends = Vec::with_capacity(readings.len());
         for reading in readings {
             let key = match reading {
                 Reading::Glance(glance) => glance.key,
@@ -198,15 +199,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Together<'_, K, V> {
                 self.saw(reading, tier, Sight::Absent, 0);
                 continue;
             }
-            inner.write_far_name(key, &mut name);
-            let name: Arc<str> = name.as_str().into();
-            if inner.may_look(far, &name) {
+            let begin = names.len();
+            inner.write_far_name(key, &mut names);
+            if inner.may_look(far, &names[begin..]) {
                 asked.push(reading);
-                names.push(name);
+                ends.push(names.len());
             } else {
+                names.truncate(begin);
                 self.saw(reading, tier, Sight::Down, 0);
             }
         }
+        let mut begin = 0;
+        let names: Vec<_> = ends.iter().map(|&end| &names[std::mem::replace(&mut begin, end)..end]).collect();
         let limit = inner.limits.tier;
         let looked = match &names[..] {
             [] => return,

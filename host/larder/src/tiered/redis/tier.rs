@@ -981,14 +981,13 @@ impl Tier for RedisTier {
         })
     }
 
-    fn get_many<'a>(&'a self, keys: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<Looked>, TierError>> {
         Box::pin(async move {
             if let [bucket] = &*self.buckets {
-                let keys: Vec<_> = keys.iter().map(|key| &**key).collect();
-                return if keys.is_empty() { Ok(Vec::new()) } else { self.look(bucket, &keys).await };
+                return if keys.is_empty() { Ok(Vec::new()) } else { self.look(bucket, keys).await };
             }
             let mut of_buckets = vec![Vec::new(); self.buckets.len()];
-            keys.iter().enumerate().for_each(|(at, key)| of_buckets[self.bucket_of(key)].push((at, &**key)));
+            keys.iter().enumerate().for_each(|(at, key)| of_buckets[self.bucket_of(key)].push((at, *key)));
             let asked = of_buckets.into_iter().zip(&self.buckets).filter(|(keys, _)| !keys.is_empty());
             let answers = all(asked.map(|(keys, bucket)| -> BoxFuture<'_, _> {
                 Box::pin(async move {
