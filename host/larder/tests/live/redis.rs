@@ -344,7 +344,7 @@ async fn a_key_of_another_kind_is_absent_and_replaced() {
         spoil(&mut connection).await;
         let looked = tier.get("k").await.unwrap();
         assert!(looked.copy.is_none() && looked.damaged);
-        let many = tier.get_many(&["k".into(), "other".into()]).await.unwrap();
+        let many = tier.get_many(&["k", "other"]).await.unwrap();
         assert!(many.iter().all(|looked| looked.copy.is_none()));
         let validated = FarCopy { validator: Some("v".into()), value: None, ..copy("") };
         assert_eq!(tier.renew("k", validated, looked.token.unwrap()).await.unwrap(), None);
@@ -372,7 +372,7 @@ async fn counters_that_are_none_are_named_with_the_remedy() {
         run(&mut connection, wrong).await;
         let (tag, keys) = (Scope::Group(Group::Tag("t".into())), keys("k"));
         let mut errors = vec![tier.get("k").await.unwrap_err(), tier.token("k").await.unwrap_err()];
-        errors.extend(tier.get_many(&["k".into(), "l".into()]).await.err());
+        errors.extend(tier.get_many(&["k", "l"]).await.err());
         errors.extend(tier.put("k", copy("new"), token, true).await.err());
         errors.extend(tier.invalidate(&tag, false).await.err());
         errors.extend(tier.invalidate(&keys, false).await.err());
