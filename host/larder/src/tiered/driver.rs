@@ -59,6 +59,11 @@ impl<V> Held<V> {
         Held { tier: 0, value, copy, until }
     }
 
+    fn far(tier: u8, value: Option<V>, copy: Copy) -> Self {
+        let until = copy.fresh_until();
+        Held { tier, value, copy: Arc::new(copy), until }
+    }
+
     pub(crate) fn facts(&self, now: u64) -> Facts {
         self.copy.facts(self.tier, self.until, now)
     }
@@ -289,9 +294,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
 
     /// Keeps in tier 0 what is held.
     fn keep_held_near(&mut self, terms: &Terms) {
-        if let (About::Key(key), Some(held), Some(token)) = (&self.about, &mut self.held, &self.near_token) {
-            self.inner.keep_near(key, held, token, terms, self.asked_at);
+        let (About::Key(key), Some(held), Some(token)) = (&self.about, &mut self.held, &self.near_token) else {
+            return;
+        };
+        let now = self.asked_at;
+        // What was brought from a far tier nobody else has: it need not be made anew.
+        match Arc::get_mut(&mut held.copy) {
+            Some(copy) => copy.set_terms(terms, now, token.stamp),
+            None => held.copy = Arc::new(held.copy.on_other_terms(terms, now, token.stamp)),
         }
+        self.inner.keep_near(key, held.value.clone(), held.copy.clone(), token, now);
     }
 
     /// Runs to the end.
@@ -616,8 +628,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
         if !self.inner.may_look(far, &name) {
             return Err(());
         }
-        let looked = far.call(self.inner.limits.tier, far.tier.get(&name)).await.map_err(drop)?;
-        Ok(self.take_looked(tier, &name, looked))
+        let mut looked = far.call(self.inner.limits.tier, far.tier.get(&name)).await.map_err(drop)?;
+        self.inner.tally.far_hits.fetch_add(u64::from(looked.copy.is_some()), Relaxed);
+        Ok(self.take_looked(tier, &name, &mut looked))
     }
 
     fn set_far_token(&mut self, tier: u8, token: Option<far::Token>) {
@@ -641,10 +654,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Op<K, V> {
     }
 
     /// Takes over what a far tier has of the key: the token, and the copy.
-    fn take_looked(&mut self, tier: u8, name: &str, looked: Looked) -> Option<Held<V>> {
+    fn take_looked(&mut self, tier: u8, name: &str, looked: &mut Looked) -> Option<Held<V>> {
         self.take_far_token(tier, looked.token);
         let stamp = self.near_token.map_or(0, |token| token.stamp);
-        self.inner.held_of_far(tier, name, looked, stamp, self.inner.near.now())
+        let (value, copy) = self.inner.copy_of_far(tier, name, looked, stamp, self.inner.near.now())?;
+        Some(Held::far(tier, value, copy))
     }
 
     // ---- join

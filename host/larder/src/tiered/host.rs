@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::board::Board;
 use super::codec::{BoxError, Codec};
-use super::driver::{self, About, Held, Landing, Op, Reply};
+use super::driver::{self, About, Landing, Op, Reply};
 use super::gate::{Ended, Gate, GateLimits, later};
 use super::journal::{Part, Record};
 use super::near::{Copy, Near, Token};
@@ -364,16 +364,23 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
     }
 
     /// The copy that a look in a far tier found, as of `now`; none if there is none, or it is damaged.
-    pub(super) fn held_of_far(&self, tier: u8, name: &str, looked: Looked, stamp: u64, now: u64) -> Option<Held<V>> {
+    pub(super) fn copy_of_far(
+        &self,
+        tier: u8,
+        name: &str,
+        looked: &mut Looked,
+        stamp: u64,
+        now: u64,
+    ) -> Option<(Option<V>, Copy)> {
         if looked.damaged {
             self.tally.damaged.fetch_add(1, Relaxed);
             let tier = self.far[usize::from(tier) - 1].tier.summary();
             tracing::warn!(tier, key = name, "what lies in a far tier cannot be read");
         }
-        let far = looked.copy?;
-        self.tally.far_hits.fetch_add(1, Relaxed);
+        // Its parts are taken out where it lies: it is large.
+        let far = looked.copy.as_mut()?;
         let size = far.value.as_ref().map_or(0, |bytes| bytes.len());
-        let value = match (far.value, &self.codec) {
+        let value = match (far.value.take(), &self.codec) {
             (Some(bytes), Some(codec)) => match codec.decode_owned(bytes) {
                 Ok(value) => Some(value),
                 Err(error) => {
@@ -395,8 +402,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
         };
         let copy = Copy::new(
             value.is_none(),
-            far.validator,
-            if far.tags.is_empty() { far.tags } else { far.tags.iter().filter_map(own).collect() },
+            far.validator.take(),
+            if far.tags.is_empty() { Arc::default() } else { far.tags.iter().filter_map(own).collect() },
             now.saturating_sub(far.age_ms),
             far.cost_us,
             u32::try_from(size).unwrap_or(u32::MAX),
@@ -404,18 +411,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Inner<K, V> {
             now,
             stamp,
         );
-        let until = copy.fresh_until();
-        Some(Held { tier, value, copy: Arc::new(copy), until })
+        Some((value, copy))
     }
 
     /// Keeps in tier 0, from `now` on, what a read holds.
-    pub(super) fn keep_near(&self, key: &K, held: &mut Held<V>, token: &Token, terms: &Terms, now: u64) {
-        // What was brought from a far tier nobody else has: it need not be made anew.
-        match Arc::get_mut(&mut held.copy) {
-            Some(copy) => copy.set_terms(terms, now, token.stamp),
-            None => held.copy = Arc::new(held.copy.on_other_terms(terms, now, token.stamp)),
-        }
-        if !self.near.keep(key, held.value.clone(), held.copy.clone(), token, false, now) {
+    pub(super) fn keep_near(&self, key: &K, value: Option<V>, copy: Arc<Copy>, token: &Token, now: u64) {
+        if !self.near.keep(key, value, copy, token, false, now) {
             self.tally.fenced.fetch_add(1, Relaxed);
         }
     }

@@ -67,9 +67,7 @@ macro_rules! numbers_are_keys {
                 Cow::Owned(self.to_string())
             }
             fn write_text(&self, to: &mut String) {
-                use std::fmt::Write as _;
-                // A string takes all that is written to it.
-                let _ = write!(to, "{self}");
+                to.push_str(itoa::Buffer::new().format(*self));
             }
             fn of_text(text: &str) -> Option<Self> {
                 text.parse().ok()

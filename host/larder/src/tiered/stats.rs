@@ -104,15 +104,42 @@ pub(crate) struct Counters {
 
 impl Counters {
     pub(super) fn count<V>(&self, served: &Served<V>) {
-        self.served.fetch_add(1, Relaxed);
+        let mut tally = ServedTally::default();
+        tally.count(served);
+        self.add(&tally);
+    }
+
+    /// Counts reads that were served together.
+    pub(super) fn add(&self, tally: &ServedTally) {
+        let ServedTally { served, stale, rescued, negative } = *tally;
+        let counters = [&self.served, &self.stale, &self.rescued, &self.negative];
+        for (counter, more) in
+            counters.into_iter().zip([served, stale, rescued, negative]).filter(|(_, more)| *more > 0)
+        {
+            counter.fetch_add(more, Relaxed);
+        }
+    }
+}
+
+/// Reads that were served, and how.
+#[derive(Clone, Copy, Default)]
+pub(super) struct ServedTally {
+    served: u64,
+    stale: u64,
+    rescued: u64,
+    negative: u64,
+}
+
+impl ServedTally {
+    #[inline]
+    pub(super) fn count<V>(&mut self, served: &Served<V>) {
+        self.served += 1;
         match served.how {
             How::Fresh => {}
-            How::Stale => drop(self.stale.fetch_add(1, Relaxed)),
-            How::Rescued => drop(self.rescued.fetch_add(1, Relaxed)),
+            How::Stale => self.stale += 1,
+            How::Rescued => self.rescued += 1,
         }
-        if served.value.is_none() {
-            self.negative.fetch_add(1, Relaxed);
-        }
+        self.negative += u64::from(served.value.is_none());
     }
 }
 

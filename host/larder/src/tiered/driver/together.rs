@@ -8,13 +8,15 @@
 //! for the time once for all. Whatever else a glance finds, an operation goes on with.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::super::Served;
 use super::super::far::Looked;
 use super::super::groups::Reached;
 use super::super::host::Inner;
-use super::super::near::{Key, Token};
+use super::super::near::{Copy, Key, Token};
+use super::super::stats::ServedTally;
 use super::{About, Held, Op, how_of};
 use crate::engine::steps::{
     Action, Answer, Event, Keeping, Kind, Looking, Promotion, Rulebook, Serving, Then, Traits, Turn, What,
@@ -73,7 +75,7 @@ struct Together<'a, K: Key, V> {
 
 /// What a look in a far tier came to.
 enum Sight<'a> {
-    Looked(&'a str, Looked),
+    Looked(&'a str, &'a mut Looked),
     /// It is not to be looked at, for the journal has a write of the key.
     Absent,
     Down,
@@ -217,7 +219,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Together<'_, K, V> {
             [name] => far.call(limit, far.tier.get(name)).await.map(|looked| vec![looked]),
             _ => far.call(limit, far.tier.get_many(&names)).await,
         };
-        let looked = match looked {
+        let mut looked = match looked {
             Ok(looked) if looked.len() == asked.len() => looked,
             failed => {
                 if let Ok(looked) = failed {
@@ -228,9 +230,17 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Together<'_, K, V> {
             }
         };
         let now = inner.near.now();
-        for ((reading, name), looked) in asked.into_iter().zip(&names).zip(looked) {
+        // Counted here, and told once: a locked instruction for each of many takes longer than all of its counting.
+        let (mut far_hits, mut served) = (0, ServedTally::default());
+        for ((reading, name), looked) in asked.into_iter().zip(&names).zip(&mut looked) {
+            far_hits += u64::from(looked.copy.is_some());
             self.saw(reading, tier, Sight::Looked(name, looked), now);
+            if let Reading::Served(one) = &**reading {
+                served.count(one);
+            }
         }
+        inner.tally.far_hits.fetch_add(far_hits, Relaxed);
+        inner.tally.add(&served);
     }
 
     /// Takes in what the look of a reading came to, at this moment.
@@ -262,13 +272,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Together<'_, K, V> {
             Sight::Absent => (Event::Absent, None, None),
             Sight::Looked(name, looked) => {
                 let token = Some(looked.token);
-                match self.inner.held_of_far(tier, name, looked, glance.token.stamp, now) {
-                    Some(mut held) => {
-                        if let Some(served) = self.serve(glance, &mut held, now) {
-                            return Reading::Served(served);
-                        }
-                        (Event::Found, Some(held), token)
-                    }
+                match self.inner.copy_of_far(tier, name, looked, glance.token.stamp, now) {
+                    Some((value, copy)) => match self.serve(glance, tier, value, copy, now) {
+                        Ok(served) => return Reading::Served(served),
+                        Err(held) => (Event::Found, Some(held), token),
+                    },
                     None => (Event::Absent, None, token),
                 }
             }
@@ -285,21 +293,28 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Together<'_, K, V> {
         Reading::Op(Box::new(op))
     }
 
-    /// Serves what a glance found, if its start said so, and nothing has reached it meanwhile.
-    fn serve(&self, glance: &Glance<'_, K>, held: &mut Held<V>, now: u64) -> Option<Served<V>> {
-        let (key, copy) = (glance.key, &held.copy);
-        if self.inner.near.reached(key, &glance.token, &copy.tags, copy.stamp) != Reached::Untouched {
-            return None;
-        }
-        let answer = self.start.as_ref()?.promotion.answer(&held.facts(now))?;
-        let Action::Serve(Serving { mark, keep, .. }) = answer.action else { return None };
+    /// Serves what a glance found, if its start said so, and nothing has reached it meanwhile; else it is held.
+    fn serve(
+        &self,
+        glance: &Glance<'_, K>,
+        tier: u8,
+        value: Option<V>,
+        mut copy: Copy,
+        now: u64,
+    ) -> Result<Served<V>, Held<V>> {
+        let key = glance.key;
+        let is_untouched = self.inner.near.reached(key, &glance.token, &copy.tags, copy.stamp) == Reached::Untouched;
+        let facts = copy.facts(tier, copy.fresh_until(), now);
+        let told = self.start.as_ref().filter(|_| is_untouched).and_then(|start| start.promotion.answer(&facts));
+        let Some(Answer { action: Action::Serve(Serving { mark, keep, .. }), .. }) = told else {
+            return Err(Held::far(tier, value, copy));
+        };
+        let age = Duration::from_millis(now.saturating_sub(copy.born));
         if let Some(Keeping { terms, .. }) = &keep {
-            self.inner.keep_near(key, held, &glance.token, terms, now);
+            copy.set_terms(terms, now, glance.token.stamp);
+            self.inner.keep_near(key, value.clone(), Arc::new(copy), &glance.token, now);
         }
-        let age = Duration::from_millis(now.saturating_sub(held.copy.born));
-        let served = Served { value: held.value.take(), how: how_of(mark), tier: Some(held.tier), age };
-        self.inner.tally.count(&served);
-        Some(served)
+        Ok(Served { value, how: how_of(mark), tier: Some(tier), age })
     }
 }
 

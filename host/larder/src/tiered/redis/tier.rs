@@ -598,39 +598,42 @@ impl RedisTier {
                 self.begin(bucket).await?;
                 continue;
             };
-            let found = entries.into_iter().map(|entry| Ok(self.read(bytes(entry)?, counters.epoch)));
-            let found: Vec<_> = found.collect::<RedisResult<_>>().map_err(failed)?;
             // Somebody invalidated groups since a copy was loaded: which?
-            let is_behind = |found: &Found| matches!(found, Found::Envelope(found) if found.stamp < counters.n);
-            let any_is_behind = found.iter().any(is_behind);
+            let is_behind = |entry: &Value| {
+                let Value::BulkString(bytes) = entry else { return false };
+                Envelope::peek(bytes).is_some_and(|(epoch, stamp)| epoch == counters.epoch && stamp < counters.n)
+            };
+            let any_is_behind = counters.n > 0 && entries.iter().any(is_behind);
             if any_is_behind && !self.learn(bucket, counters).await? {
                 continue;
             }
-            let mut looked = {
+            let mut looked = Vec::with_capacity(keys.len());
+            {
                 let known = bucket.known.lock();
                 if any_is_behind && !known.has(counters) {
                     continue;
                 }
-                let one = |(key, found): (&&str, Found)| {
-                    let damaged = match found {
-                        Found::Unreadable => true,
-                        Found::Nothing => is_of_another_kind(get),
-                        Found::Newer | Found::Envelope(_) => false,
-                    };
-                    let Found::Envelope(envelope) = found else { return Looked { token: None, copy: None, damaged } };
-                    let reached = match envelope.stamp < counters.n {
-                        true => known.groups.reached(key, &envelope.copy.tags, envelope.stamp),
-                        false => Reached::Untouched,
-                    };
-                    let copy = match reached {
-                        Reached::Superseded => None,
-                        Reached::Ended(at) => envelope.copy_at(now, at),
-                        Reached::Untouched => envelope.copy_at(now, Envelope::NOT_ENDED),
-                    };
-                    Looked { token: None, copy, damaged }
-                };
-                keys.iter().zip(found).map(one).collect::<Vec<_>>()
-            };
+                for (key, entry) in keys.iter().zip(entries) {
+                    let mut one = Looked { token: None, copy: None, damaged: false };
+                    match self.read(bytes(entry).map_err(failed)?, counters.epoch) {
+                        Found::Envelope(envelope) => {
+                            let reached = match envelope.stamp < counters.n {
+                                true => known.groups.reached(key, &envelope.copy.tags, envelope.stamp),
+                                false => Reached::Untouched,
+                            };
+                            one.copy = match reached {
+                                Reached::Superseded => None,
+                                Reached::Ended(at) => envelope.copy_at(now, at),
+                                Reached::Untouched => envelope.copy_at(now, Envelope::NOT_ENDED),
+                            };
+                        }
+                        Found::Unreadable => one.damaged = true,
+                        Found::Nothing => one.damaged = is_of_another_kind(get),
+                        Found::Newer => {}
+                    }
+                    looked.push(one);
+                }
+            }
             let is_fresh = |looked: &Looked| looked.copy.as_ref().is_some_and(|copy| copy.fresh_ms > 0);
             if keys.len() > 1 {
                 self.misses.store(!looked.iter().all(is_fresh), Relaxed);
@@ -651,6 +654,7 @@ impl RedisTier {
     }
 
     /// What lies there.
+    #[inline]
     fn read(&self, bytes: Option<Vec<u8>>, epoch: u64) -> Found {
         match bytes.map(Envelope::decode) {
             None => Found::Nothing,
