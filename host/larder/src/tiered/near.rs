@@ -126,19 +126,22 @@ impl Looks {
     /// The quiet time counts in 16 ms, which is more than a year; what is cut off only has a reader ask early.
     const SHIFT: u32 = 4;
     const ALWAYS: u32 = u32::MAX >> 1;
+    /// The longest quiet time that has an end.
+    const LONGEST: u32 = Self::ALWAYS - 2;
+    /// What no seat looks like.
+    const NOBODYS: Looks = Looks((Self::ALWAYS as u64 - 1) << 32);
     /// The source has no such key.
     const NEGATIVE: u64 = 1 << 63;
 
     fn new(quiet_until: u64, counter: u64) -> Self {
         let quiet = match quiet_until {
             NEVER => Self::ALWAYS,
-            until => u32::try_from(until >> Self::SHIFT).unwrap_or(Self::ALWAYS - 1).min(Self::ALWAYS - 1),
+            until => u32::try_from(until >> Self::SHIFT).unwrap_or(Self::LONGEST).min(Self::LONGEST),
         };
         Looks(u64::from(quiet) << 32 | counter & u64::from(u32::MAX))
     }
 
     /// Those of a value that is quiet without end, and that nothing has reached.
-    #[inline]
     fn calm(counter: u64) -> Looks {
         Looks(u64::from(Self::ALWAYS) << 32 | counter & u64::from(u32::MAX))
     }
@@ -149,7 +152,6 @@ impl Looks {
     }
 
     /// Of the counter its low half is known. See [`Near::bump`].
-    #[inline]
     fn is_verified(self, counter: u64) -> bool {
         self.0 as u32 == counter as u32
     }
@@ -385,6 +387,9 @@ pub(crate) struct Near<K, V> {
     groups: RwLock<Groups>,
     /// The groups' counter.
     counter: AtomicU64,
+    /// How what may be served without another look looks: [`Looks::calm`] of that counter; where there is a bus, on which trust
+    /// depends, [`Looks::NOBODYS`]. Written under the lock of the groups.
+    calm: AtomicU64,
     /// Until when this process hears what others invalidate, as the bus has it; from then on all is absent.
     trusted_until: AtomicU64,
     /// Reads that found a copy and had to ask.
@@ -418,6 +423,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
             fences: (0..FENCES).map(|_| Fence::default()).collect(),
             groups: RwLock::default(),
             counter: AtomicU64::new(0),
+            calm: AtomicU64::new(Looks::calm(0).0),
             trusted_until: AtomicU64::new(NEVER),
             asked: AtomicU64::new(0),
             hasher: foldhash::fast::RandomState::default(),
@@ -431,7 +437,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
     /// See [`Listener::trust_until`](super::Listener::trust_until).
     pub(crate) fn trust_until(&self, until: Instant) {
         let left = until.saturating_duration_since(Instant::now());
-        self.trusted_until.store(self.now() + left.as_millis() as u64, Ordering::Release);
+        let until = self.now() + left.as_millis() as u64;
+        if self.trusted_until.swap(until, Ordering::AcqRel) == NEVER {
+            let _groups = self.groups.write();
+            self.calm.store(Looks::NOBODYS.0, Ordering::Release);
+        }
     }
 
     /// Whether this process hears what others invalidate. To be asked before the copy is looked at.
@@ -475,29 +485,37 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
     fn quick_with<T>(&self, key: &K, also: impl FnOnce(Place) -> Option<T>) -> Quick<V, T> {
         // Before anything else: it is extended after what was announced has been done.
         let trusted_until = self.trusted_until.load(Ordering::Acquire);
-        let mut answer = Quick::Absent;
-        self.cache.read(key, |seat, place, now| {
+        // Beside what the table hands on, as in `Cache::read_slot`.
+        let mut answer = None;
+        let found = self.cache.read(key, |seat, place, now| {
             let looks = seat.looks();
-            let calm = Looks::calm(self.counter.load(Ordering::Acquire));
-            let is_calm = looks.0 == calm.0 && trusted_until == NEVER;
-            let found = if is_calm || self.is_quiet(looks, calm, trusted_until, now) {
-                also(place).map_or(Quick::Ask, |also| Quick::Quiet(seat.value_of(looks).cloned(), also))
-            } else {
-                Quick::Ask
-            };
-            // It was `Absent`; to assign would look whether there is something to drop.
-            std::mem::forget(std::mem::replace(&mut answer, found));
+            let is_calm = looks.0 == self.calm.load(Ordering::Acquire);
+            if is_calm || self.is_quiet(looks, trusted_until, now) {
+                let quiet = also(place).map(|also| (seat.value_of(looks).cloned(), also));
+                // There was none; to assign would look whether there is one to drop.
+                std::mem::forget(std::mem::replace(&mut answer, quiet));
+            }
         });
-        if matches!(answer, Quick::Ask) {
-            self.asked.fetch_add(1, Ordering::Relaxed);
+        match answer {
+            Some((value, also)) => Quick::Quiet(value, also),
+            None => self.no_quick(found.is_some()),
         }
-        answer
+    }
+
+    /// What a quick look comes to that brings nothing.
+    #[cold]
+    fn no_quick<T>(&self, found: bool) -> Quick<V, T> {
+        if !found {
+            return Quick::Absent;
+        }
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        Quick::Ask
     }
 
     /// Whether a copy that looks so may be served without asking. `now` is 0 if it is not known yet.
     #[inline(never)]
-    fn is_quiet(&self, looks: Looks, calm: Looks, trusted_until: u64, now: u64) -> bool {
-        if !looks.is_verified(calm.0) {
+    fn is_quiet(&self, looks: Looks, trusted_until: u64, now: u64) -> bool {
+        if !looks.is_verified(self.counter.load(Ordering::Acquire)) {
             return false;
         }
         if looks.quiet() == Looks::ALWAYS && trusted_until == NEVER {
@@ -654,6 +672,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         let mut groups = self.groups.write();
         let counter = groups.bump(group, soft, now);
         self.counter.store(counter, Ordering::Release);
+        if self.trusted_until.load(Ordering::Acquire) == NEVER {
+            self.calm.store(Looks::calm(counter).0, Ordering::Release);
+        }
         // Seats have the low half of the counter: none may be so old that it could be taken for a later one.
         if counter.is_multiple_of(1 << 31) {
             self.cache.invalidate_all();
@@ -737,6 +758,33 @@ mod tests {
         near.bump(&Group::Tag("other".into()), false);
         assert_eq!(hit(&near, &key), None);
         assert!(near.look(&key).is_some());
+        assert_eq!(hit(&near, &key), Some(1));
+    }
+
+    #[test]
+    fn a_hit_lasts_as_long_as_the_bus_is_heard_where_there_is_one() {
+        let (near, clock) = near();
+        let key = "k".to_string();
+        let forever =
+            Terms { fresh_ms: NEVER, stale_ms: 0, rescue_ms: 0, near_ms: NEVER, quiet_ms: NEVER, early_us: 0 };
+        let put = || {
+            let token = near.token(&key);
+            let copy = Copy::new(false, None, ["t".into()].into(), 1, 0, 4, &forever, near.now(), token.stamp);
+            near.keep(&key, Some(1), Arc::new(copy), &token, false, near.now())
+        };
+        let second = std::time::Duration::from_secs(1);
+        assert!(put());
+        clock.advance(second);
+        assert_eq!(hit(&near, &key), Some(1), "without a bus there is nothing to miss");
+        near.trust_until(Instant::now() + 10 * second);
+        assert_eq!(hit(&near, &key), Some(1));
+        clock.advance(11 * second);
+        assert_eq!(hit(&near, &key), None);
+        // To invalidate something does not make it heard.
+        near.bump(&Group::Tag("other".into()), false);
+        assert!(put());
+        assert_eq!(hit(&near, &key), None);
+        near.trust_until(Instant::now() + 10 * second);
         assert_eq!(hit(&near, &key), Some(1));
     }
 }
