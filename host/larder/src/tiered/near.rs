@@ -672,9 +672,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         let mut groups = self.groups.write();
         let counter = groups.bump(group, soft, now);
         self.counter.store(counter, Ordering::Release);
-        if self.trusted_until.load(Ordering::Acquire) == NEVER {
-            self.calm.store(Looks::calm(counter).0, Ordering::Release);
-        }
+        // Either way another word than before: where trust has just begun, whoever began it may not have said so here yet.
+        let has_bus = self.trusted_until.load(Ordering::Acquire) != NEVER;
+        let calm = if has_bus { Looks::NOBODYS } else { Looks::calm(counter) };
+        self.calm.store(calm.0, Ordering::Release);
         // Seats have the low half of the counter: none may be so old that it could be taken for a later one.
         if counter.is_multiple_of(1 << 31) {
             self.cache.invalidate_all();
@@ -699,6 +700,14 @@ mod tests {
     fn keep(near: &Near<String, u32>, key: &str, value: u32, token: &Token, tag: &str) -> bool {
         let copy = Copy::new(false, None, [tag.into()].into(), 1, 0, 4, &terms(100), near.now(), token.stamp);
         near.keep(&key.into(), Some(value), Arc::new(copy), token, false, near.now())
+    }
+
+    /// Keeps a copy, with the tag `t`, that is quiet without end.
+    fn keep_for_ever(near: &Near<String, u32>, key: &String) -> bool {
+        let terms = Terms { fresh_ms: NEVER, stale_ms: 0, rescue_ms: 0, near_ms: NEVER, quiet_ms: NEVER, early_us: 0 };
+        let token = near.token(key);
+        let copy = Copy::new(false, None, ["t".into()].into(), 1, 0, 4, &terms, near.now(), token.stamp);
+        near.keep(key, Some(1), Arc::new(copy), &token, false, near.now())
     }
 
     fn hit(near: &Near<String, u32>, key: &str) -> Option<u32> {
@@ -765,13 +774,7 @@ mod tests {
     fn a_hit_lasts_as_long_as_the_bus_is_heard_where_there_is_one() {
         let (near, clock) = near();
         let key = "k".to_string();
-        let forever =
-            Terms { fresh_ms: NEVER, stale_ms: 0, rescue_ms: 0, near_ms: NEVER, quiet_ms: NEVER, early_us: 0 };
-        let put = || {
-            let token = near.token(&key);
-            let copy = Copy::new(false, None, ["t".into()].into(), 1, 0, 4, &forever, near.now(), token.stamp);
-            near.keep(&key, Some(1), Arc::new(copy), &token, false, near.now())
-        };
+        let put = || keep_for_ever(&near, &key);
         let second = std::time::Duration::from_secs(1);
         assert!(put());
         clock.advance(second);
@@ -786,5 +789,16 @@ mod tests {
         assert_eq!(hit(&near, &key), None);
         near.trust_until(Instant::now() + 10 * second);
         assert_eq!(hit(&near, &key), Some(1));
+    }
+
+    /// The first word of a bus, cut short before all of it is told, and an invalidation in between.
+    #[test]
+    fn an_invalidation_while_trust_begins_ends_hits() {
+        let (near, _) = near();
+        let key = "k".to_string();
+        assert!(keep_for_ever(&near, &key));
+        near.trusted_until.store(near.now() + 10_000, Ordering::Release);
+        near.bump(&Group::Tag("t".into()), false);
+        assert_eq!(hit(&near, &key), None);
     }
 }
