@@ -555,7 +555,7 @@ impl RedisTier {
         let mut get = if keys.len() == 1 { "GET" } else { "MGET" };
         let is_of_another_kind = |get| keys.len() == 1 && get == "MGET";
         // Once to find that it is to be looked at, or begun, and once more; more often only if others undo that.
-        for _ in 0..6 {
+        'ask: for _ in 0..6 {
             let asked = Instant::now();
             let told = bucket.clock.lock().filter(|told| told.lasts(asked));
             let ask = self.question(bucket, keys, get, asks_for_tokens, told.is_none());
@@ -608,31 +608,30 @@ impl RedisTier {
                 continue;
             }
             let mut looked = Vec::with_capacity(keys.len());
-            {
-                let known = bucket.known.lock();
-                if any_is_behind && !known.has(counters) {
-                    continue;
-                }
-                for (key, entry) in keys.iter().zip(entries) {
-                    let mut one = Looked { token: None, copy: None, damaged: false };
-                    match self.read(bytes(entry).map_err(failed)?, counters.epoch) {
-                        Found::Envelope(envelope) => {
-                            let reached = match envelope.stamp < counters.n {
-                                true => known.groups.reached(key, &envelope.copy.tags, envelope.stamp),
-                                false => Reached::Untouched,
-                            };
-                            one.copy = match reached {
-                                Reached::Superseded => None,
-                                Reached::Ended(at) => envelope.copy_at(now, at),
-                                Reached::Untouched => envelope.copy_at(now, Envelope::NOT_ENDED),
-                            };
+            for (key, entry) in keys.iter().zip(entries) {
+                let mut one = Looked { token: None, copy: None, damaged: false };
+                match self.read(bytes(entry).map_err(failed)?, counters.epoch) {
+                    Found::Envelope(envelope) => {
+                        let mut reached = Reached::Untouched;
+                        if envelope.stamp < counters.n {
+                            // Not for longer: to read what was stored takes as long as it is large.
+                            let known = bucket.known.lock();
+                            if !known.has(counters) {
+                                continue 'ask;
+                            }
+                            reached = known.groups.reached(key, &envelope.copy.tags, envelope.stamp);
                         }
-                        Found::Unreadable => one.damaged = true,
-                        Found::Nothing => one.damaged = is_of_another_kind(get),
-                        Found::Newer => {}
+                        one.copy = match reached {
+                            Reached::Superseded => None,
+                            Reached::Ended(at) => envelope.copy_at(now, at),
+                            Reached::Untouched => envelope.copy_at(now, Envelope::NOT_ENDED),
+                        };
                     }
-                    looked.push(one);
+                    Found::Unreadable => one.damaged = true,
+                    Found::Nothing => one.damaged = is_of_another_kind(get),
+                    Found::Newer => {}
                 }
+                looked.push(one);
             }
             let is_fresh = |looked: &Looked| looked.copy.as_ref().is_some_and(|copy| copy.fresh_ms > 0);
             if keys.len() > 1 {
