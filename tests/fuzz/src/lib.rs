@@ -75,6 +75,17 @@ mod tiered {
         }
     }
 
+    /// As `tiered/gate.rs` has it.
+    mod gate {
+        use std::time::Duration;
+
+        use tokio::time::Instant;
+
+        pub(super) fn later(now: Instant, time: Duration) -> Instant {
+            now.checked_add(time).unwrap_or(now)
+        }
+    }
+
     /// As `tiered/near.rs` has it.
     mod near {
         pub(super) fn after(now: u64, ms: u64) -> u64 {
