@@ -449,7 +449,10 @@ fn examine(path: &Path) -> Vec<(String, JoinHandle<Says>)> {
         config.check_variables().map_err(|error| error.to_string())?;
         Ok(format!("{} keyspaces", config.keyspaces().count()))
     });
-    checks.push((path.display().to_string(), tokio::spawn(async { says })));
+    // Some errors name the file, which the check does already.
+    let file = path.display().to_string();
+    let says = says.map_err(|error| error.strip_prefix(&format!("{file}: ")).unwrap_or(&error).to_owned());
+    checks.push((file, tokio::spawn(async { says })));
     let Ok(config) = config else { return checks };
     let unused = config.unused();
     let is_unused = |what: &str| unused.iter().any(|unused| unused == what);

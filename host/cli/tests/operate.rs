@@ -155,8 +155,12 @@ fn a_dead_store_is_named() {
     for line in ["ok    tier a: no keyspace uses it", "ok    source b: no keyspace uses it"] {
         assert!(out.contains(line), "{out}");
     }
-    let (code, _, err) = larder(Path::new("nowhere.toml"), &["doctor"]);
-    assert_eq!(code, 1, "{err}");
+    std::fs::write(&config, "[keyspace.k]\ncapacty = 1").unwrap();
+    for (path, says) in [(&*config, "capacity"), (Path::new("nowhere.toml"), "cannot be read")] {
+        let (code, out, _) = larder(path, &["doctor"]);
+        let named = out.matches(&*path.to_string_lossy()).count();
+        assert!(code == 1 && out.contains(says) && named == 1, "the file is named once: {out}");
+    }
 }
 
 #[test]
