@@ -31,34 +31,31 @@ fn read(bytes: &[u8]) {
     }
 }
 
-/// The same past the checks that a mutation does not pass: the beginning, the checksum, the moments that lie there twice.
+/// The same past the checks that a mutation does not pass: the beginning, the checksum, those of the two moments.
 fn repaired(data: &[u8]) -> Vec<u8> {
     let mut bytes = data.to_vec();
-    if bytes.len() < Envelope::HEADER_BYTES {
+    if bytes.len() < 34 {
         return bytes;
     }
-    bytes[..5].copy_from_slice(b"LRDR\x01");
-    bytes.copy_within(24..32, 32);
-    bytes.copy_within(40..48, 48);
-    // Nor lengths of gigabytes.
-    for high in [8, 12, 16] {
-        if bytes[high] != 0xff {
-            bytes[high..high + 2].fill(0);
-        }
+    bytes[..5].copy_from_slice(b"LRDR\x02");
+    for moment in [10, 18] {
+        let part = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let check = !(part(moment) ^ part(moment + 2) ^ part(moment + 4));
+        bytes[moment + 6..moment + 8].copy_from_slice(&check.to_be_bytes());
     }
     let mut checksum = crc32fast::Hasher::new();
-    checksum.update(&bytes[..20]);
-    checksum.update(&bytes[56..]);
-    bytes[20..24].copy_from_slice(&checksum.finalize().to_be_bytes());
+    checksum.update(&bytes[..6]);
+    checksum.update(&bytes[26..]);
+    bytes[6..10].copy_from_slice(&checksum.finalize().to_be_bytes());
     bytes
 }
 
 fn any(data: &mut Unstructured<'_>) -> arbitrary::Result<Envelope> {
     Ok(Envelope {
         copy: FarCopy::arbitrary(data)?,
-        written_at: u64::arbitrary(data)?,
-        ended_at: u64::arbitrary(data)?,
-        epoch: u64::arbitrary(data)?,
+        // Of 48 bits; the last moment stands for none where freshness ends.
+        written_at: u64::arbitrary(data)? >> 16,
+        ended_at: Some(u64::arbitrary(data)? >> 16).filter(|at| *at < u64::MAX >> 16).unwrap_or(Envelope::NOT_ENDED),
         stamp: u64::arbitrary(data)?,
         fence: u64::arbitrary(data)?,
     })

@@ -279,7 +279,7 @@ fn only_a_fence(counter: Counter) -> Envelope {
         early_us: 0,
         cost_us: 0,
     };
-    Envelope { fence: random(), epoch: counter.epoch(), stamp: counter.0, ..Envelope::new(nothing, now_ms()) }
+    Envelope { fence: random(), stamp: counter.0, ..Envelope::new(nothing, now_ms()) }
 }
 
 /// How long an item is there: no shorter than its terms, whose seconds it counts by its own.
@@ -489,7 +489,7 @@ impl MemcachedTier {
         let mut damaged = vec![false; keys.len()];
         for _ in 0..ATTEMPTS {
             let (counter, mut found) = self.look_at(&names).await?;
-            let is_of_now = |envelope: &Envelope| envelope.epoch == counter.epoch();
+            let is_of_now = |envelope: &Envelope| Counter(envelope.stamp).epoch() == counter.epoch();
             let is_behind = |found: &Found| matches!(found, Found::Envelope(envelope, _) if is_of_now(envelope) && envelope.stamp < counter.0);
             let any_is_behind = found.iter().any(is_behind);
             if any_is_behind && !self.learn(counter).await? {
@@ -545,7 +545,7 @@ impl MemcachedTier {
         for _ in 0..ATTEMPTS {
             let (counter, found) = self.look_at(&names).await?;
             let Some(Found::Envelope(there, number)) = found.into_iter().next() else { return Ok(Put::Fenced) };
-            if there.fence != token.fence || token.stamp >> 32 != counter.epoch() {
+            if there.fence != token.fence || Counter(token.stamp).epoch() != counter.epoch() {
                 return Ok(Put::Fenced);
             }
             if token.stamp < counter.0 {
@@ -564,12 +564,7 @@ impl MemcachedTier {
             let is_nothing = copy.fresh_ms == 0 && copy.stale_ms == 0 && copy.rescue_ms == 0;
             let envelope = match is_too_large || is_nothing {
                 true => Envelope { fence, ..only_a_fence(counter) },
-                false => Envelope {
-                    fence,
-                    epoch: counter.epoch(),
-                    stamp: token.stamp,
-                    ..Envelope::new(copy.clone(), now_ms())
-                },
+                false => Envelope { fence, stamp: token.stamp, ..Envelope::new(copy.clone(), now_ms()) },
             };
             let seconds = seconds_of(&envelope, envelope.written_at);
             match self.store(&names[0], &envelope.encode(), seconds, Some(number)).await {

@@ -103,6 +103,47 @@ async fn a_value_that_is_renewed_is_not_moved() {
     assert!(lives > 500_000, "and Redis has it for as long: {lives}");
 }
 
+/// Numbers in an envelope take as many bytes as they need, and the server has to find its way among them, too.
+#[tokio::test]
+async fn windows_of_any_length_are_renewed_and_ended_where_they_lie() {
+    const FOREVER: u64 = FarCopy::FOREVER;
+    let Some(server) = redis(&[]) else { return };
+    let (tier, mut connection) = (RedisTier::connect(&at(&server)).await.unwrap(), raw(&server).await);
+    let text = "v".repeat(200);
+    let windows =
+        [(600_000, 0, 1), (126, 127, 600_000), (FOREVER, 600_000, 0), (600_000, FOREVER, 128), (1, 0, FOREVER)];
+    for (at, (fresh_ms, stale_ms, rescue_ms)) in windows.into_iter().enumerate() {
+        let key = format!("k{at}");
+        let terms = FarCopy { validator: Some("v1".into()), fresh_ms, stale_ms, rescue_ms, ..copy(&text) };
+        let token = tier.token(&key).await.unwrap();
+        assert_eq!(tier.put(&key, terms.clone(), token, false).await.unwrap(), Put::Kept);
+        // Each of the others in turn, and these again.
+        for (fresh_ms, stale_ms, rescue_ms) in windows.into_iter().chain([windows[at]]) {
+            let terms = FarCopy { value: None, cost_us: stale_ms, fresh_ms, stale_ms, rescue_ms, ..terms.clone() };
+            assert_eq!(tier.renew(&key, terms, token).await.unwrap(), Some(Put::Kept));
+        }
+        assert_eq!(value(&tier, &key).await.as_deref(), Some(&*text));
+
+        tier.invalidate(&keys(&key), true).await.unwrap();
+        let ended = tier.get(&key).await.unwrap();
+        let left = stale_ms.max(rescue_ms);
+        // Where only some milliseconds were left, they may be over.
+        if let Some(copy) = ended.copy {
+            assert_eq!((copy.fresh_ms, copy.value.as_deref()), (0, Some(text.as_bytes())));
+            assert!(copy.stale_ms <= stale_ms && copy.rescue_ms <= rescue_ms && !ended.damaged, "{copy:?}");
+        } else {
+            assert!(left < 1_000 && !ended.damaged, "{at}");
+        }
+        let lives: i64 =
+            redis::cmd("PTTL").arg(format!("{{larder:0}}e:{key}")).query_async(&mut connection).await.unwrap();
+        match left {
+            FOREVER => assert_eq!(lives, -1, "{at}"),
+            600_000 => assert!((500_000..=600_000).contains(&lives), "{at}: {lives}"),
+            _ => assert!(lives < 1_000, "{at}: {lives}"),
+        }
+    }
+}
+
 /// Who misses is asked for tokens along with the copies; who finds all is not, until one is missing.
 #[tokio::test]
 async fn many_keys_are_one_round_trip() {
@@ -392,7 +433,7 @@ async fn what_a_later_version_wrote_is_left_alone_by_fills() {
     let Some(server) = redis(&[]) else { return };
     let (tier, mut connection) = (RedisTier::connect(&at(&server)).await.unwrap(), raw(&server).await);
     let mut newer = Envelope::new(copy("newer"), 0).encode();
-    newer[4] = 2;
+    newer[4] += 1;
     let is_there = async |connection: &mut redis::aio::MultiplexedConnection| {
         let there = redis::cmd("GET").arg("{larder:0}e:k").query_async::<Vec<u8>>(connection).await.unwrap();
         there == newer

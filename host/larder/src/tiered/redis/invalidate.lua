@@ -7,15 +7,30 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function ends(entry)
-  local header = redis.pcall('GETRANGE', entry, 0, 127)
+  -- What is at fixed places, and four numbers behind it, each of ten bytes at most.
+  local header = redis.pcall('GETRANGE', entry, 0, 73)
   -- Of another version, or of another kind: it cannot be ended, so it goes.
-  if type(header) ~= 'string' or #header < 128 or string.sub(header, 1, 5) ~= 'LRDR\1' then return redis.call('UNLINK', entry) end
-  local written, _, ended = struct.unpack('>I8I8I8', header, 25)
-  local fresh, stale, rescue = struct.unpack('>I8I8I8', header, 89)
+  if type(header) ~= 'string' or #header < 34 or string.sub(header, 1, 5) ~= 'LRDR\2' then return redis.call('UNLINK', entry) end
+  local at = 35
+  local function number()
+    local number, unit = 0, 1
+    repeat
+      local byte = string.byte(header, at) or 0
+      number, unit, at = number + byte % 128 * unit, unit * 128, at + 1
+    until byte < 128
+    return number
+  end
+  local function window()
+    local window = number()
+    return window == 0 and 2 ^ 64 or window - 1
+  end
+  number() -- the stamp
+  local fresh, stale, rescue = window(), window(), window()
+  local written, _, ended = struct.unpack('>I6I2I6', header, 11)
   local till = math.min(written + fresh, ended, now)
   local last = till + math.max(stale, rescue)
   if last <= now then return redis.call('UNLINK', entry) end
-  redis.call('SETRANGE', entry, 40, struct.pack('>I8I8', till, till))
+  redis.call('SETRANGE', entry, 18, moment(till))
   if last < 2 ^ 50 then redis.call('PEXPIREAT', entry, string.format('%.0f', last)) end
 end
 

@@ -34,7 +34,7 @@ if ARGV[4] == '1' then
   if ARGV[5] == '0' then redis.call('HDEL', counters, '') end
   redis.call('HSETNX', counters, ARGV[1], now[1])
   redis.call('HINCRBY', counters, ARGV[1], 1)
-elseif #there >= 5 and string.sub(there, 1, 4) == 'LRDR' and string.byte(there, 5) > 1 then
+elseif #there >= 5 and string.sub(there, 1, 4) == 'LRDR' and string.byte(there, 5) > 2 then
   return 0
 end
 if ARGV[5] == '0' then
@@ -43,7 +43,12 @@ if ARGV[5] == '0' then
 end
 if ARGV[8] ~= '' then
   if there ~= ARGV[8] then return 2 end
-  redis.call('SETRANGE', entry, 0, ARGV[6])
+  -- In place, but where it is of another length.
+  if #ARGV[6] == #ARGV[8] then
+    redis.call('SETRANGE', entry, 0, ARGV[6])
+  else
+    redis.call('SET', entry, ARGV[6] .. redis.call('GETRANGE', entry, #ARGV[8], -1))
+  end
   if ARGV[5] == '-1' then redis.call('PERSIST', entry) else redis.call('PEXPIRE', entry, ARGV[5]) end
 elseif ARGV[5] == '-1' then
   redis.call('SET', entry, ARGV[6])
@@ -53,5 +58,5 @@ end
 -- The moment of writing, by the one clock that all readers share.
 local time = redis.call('TIME')
 local written = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('SETRANGE', entry, 24, struct.pack('>I8I8', written, written))
+redis.call('SETRANGE', entry, 10, moment(written))
 return 1

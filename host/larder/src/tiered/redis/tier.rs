@@ -305,8 +305,8 @@ impl RedisTierBuilder {
             newer: AtomicU64::new(0),
             scripts: Scripts {
                 begin: Script::new(include_str!("begin.lua")),
-                put: Script::new(include_str!("put.lua")),
-                invalidate: Script::new(include_str!("invalidate.lua")),
+                put: Script::new(concat!(include_str!("moment.lua"), include_str!("put.lua"))),
+                invalidate: Script::new(concat!(include_str!("moment.lua"), include_str!("invalidate.lua"))),
                 invalidate_group: Script::new(include_str!("invalidate_group.lua")),
                 lease: Script::new(include_str!("lease.lua")),
                 release: Script::new(include_str!("release.lua")),
@@ -601,7 +601,8 @@ impl RedisTier {
             // Somebody invalidated groups since a copy was loaded: which?
             let is_behind = |entry: &Value| {
                 let Value::BulkString(bytes) = entry else { return false };
-                Envelope::peek(bytes).is_some_and(|(epoch, stamp)| epoch == counters.epoch && stamp < counters.n)
+                Envelope::peek(bytes)
+                    .is_some_and(|(fence, stamp)| epoch_of(fence) == counters.epoch && stamp < counters.n)
             };
             let any_is_behind = counters.n > 0 && entries.iter().any(is_behind);
             if any_is_behind && !self.learn(bucket, counters).await? {
@@ -657,7 +658,7 @@ impl RedisTier {
     fn read(&self, bytes: Option<Vec<u8>>, epoch: u64) -> Found {
         match bytes.map(Envelope::decode) {
             None => Found::Nothing,
-            Some(Ok(envelope)) if envelope.epoch == epoch => Found::Envelope(envelope),
+            Some(Ok(envelope)) if epoch_of(envelope.fence) == epoch => Found::Envelope(envelope),
             // What had happened to it is forgotten.
             Some(Ok(_)) => Found::Nothing,
             Some(Err(error @ EnvelopeError::Newer(_))) => {
@@ -802,10 +803,10 @@ impl RedisTier {
             return Ok(None);
         }
         let envelope = enveloped(copy, token);
-        let (bucket, length) = (self.bucket(key), envelope.beginning());
+        let (bucket, most) = (self.bucket(key), envelope.most_before_value());
         let entry = format!("{}{key}", bucket.entries);
         let mut ask = Pipeline::with_capacity(2);
-        ask.cmd("GETRANGE").arg(&entry).arg(0).arg(length - 1).cmd("STRLEN").arg(&entry);
+        ask.cmd("GETRANGE").arg(&entry).arg(0).arg(most - 1).cmd("STRLEN").arg(&entry);
         let answers = match self.link.send(&ask, &bucket.way).await {
             // Of another kind: it is replaced.
             Err(error) if says(&error, WRONG_KIND) => return Ok(None),
@@ -816,8 +817,8 @@ impl RedisTier {
         };
         let read = || -> RedisResult<_> { Ok((bytes(old)?.unwrap_or_default(), number(whole)?.unwrap_or_default())) };
         let (old, whole) = read().map_err(failed)?;
-        let Some(new) = envelope.renewed(&old, whole as usize) else { return Ok(None) };
-        Ok(match self.put_there(key, &envelope, false, &lifetime(&envelope), &new, &old).await? {
+        let Some((new, length)) = envelope.renewed(&old, whole as usize) else { return Ok(None) };
+        Ok(match self.put_there(key, &envelope, false, &lifetime(&envelope), &new, &old[..length]).await? {
             Some(1) => Some(Put::Kept),
             Some(0) => Some(Put::Fenced),
             _ => None,
@@ -945,10 +946,14 @@ impl RedisTier {
     }
 }
 
+/// The epoch that a fence is of.
+fn epoch_of(fence: u64) -> u64 {
+    fence >> 32 << 32
+}
+
 /// A copy as it is kept by a token.
 fn enveloped(copy: FarCopy, token: Token) -> Envelope {
-    let epoch = token.fence >> 32 << 32;
-    Envelope { epoch, stamp: token.stamp, fence: token.fence, ..Envelope::new(copy, 0) }
+    Envelope { stamp: token.stamp, fence: token.fence, ..Envelope::new(copy, 0) }
 }
 
 /// How long Redis has an envelope, as the script is told.

@@ -571,7 +571,7 @@ impl TierSuite {
         let key = self.key("damage");
         let mut newer = crate::tiered::Envelope::new(copy("newer"), 0).encode();
         newer[4] = 9;
-        for bytes in [b"".to_vec(), b"somebody else's".to_vec(), vec![0; 500], b"LRDR\x01".to_vec(), newer] {
+        for bytes in [b"".to_vec(), b"somebody else's".to_vec(), vec![0; 500], b"LRDR\x02".to_vec(), newer] {
             tier.set(&key, copy("right")).await;
             let (whole, newer_before) = (bytes.clone(), tier.0.newer());
             scribble(key.clone(), bytes).await;
