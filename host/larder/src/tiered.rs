@@ -360,23 +360,23 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Tiered<K, V> {
     pub async fn get_many(&self, keys: &[K]) -> Vec<Result<Option<V>, TieredError>> {
         let inner = &self.inner;
         let mut values = Vec::with_capacity(keys.len());
-        let (mut places, mut readings) = (Vec::new(), Vec::new());
+        let mut missing = Vec::new();
         for (at, key) in keys.iter().enumerate() {
-            let reading = match inner.near.quick(key) {
-                Quick::Quiet(value, _) => {
-                    values.push(Ok(value));
-                    continue;
-                }
-                Quick::Ask => self.prepare(key, Traits::empty()),
-                Quick::Absent => Reading::glance(inner, key),
-            };
-            values.push(Ok(None));
-            places.push(at);
-            readings.push(reading);
+            let found = inner.near.quick(key);
+            if !matches!(found, Quick::Quiet(..)) {
+                missing.push((at, matches!(found, Quick::Absent)));
+            }
+            values.push(Ok(if let Quick::Quiet(value, _) = found { value } else { None }));
         }
+        // In a loop of their own: the memory of one token is asked for while that of others is waited for.
+        let reading = |&(at, is_absent): &(usize, bool)| match is_absent {
+            true => Reading::glance(inner, &keys[at]),
+            false => self.prepare(&keys[at], Traits::empty()),
+        };
+        let mut readings: Vec<_> = missing.iter().map(reading).collect();
         read_together(inner, Traits::empty(), &mut readings).await;
         let mut ops = Vec::new();
-        for (at, reading) in places.into_iter().zip(readings) {
+        for ((at, _), reading) in missing.into_iter().zip(readings) {
             match reading.end() {
                 Ok(served) => values[at] = Ok(served.value),
                 Err(op) => ops.push((at, op)),

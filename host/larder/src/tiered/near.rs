@@ -339,6 +339,8 @@ impl Copy {
 /// What has to be the same still for something to be kept in tier 0.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Token {
+    /// The number of the key's fence, and how far that had moved.
+    place: u32,
     fence: u64,
     pub(crate) stamp: u64,
 }
@@ -455,7 +457,23 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
     }
 
     fn fence(&self, key: &K) -> &Fence {
-        &self.fences[self.hash(key) as usize % FENCES]
+        &self.fences[self.place(key) as usize]
+    }
+
+    /// The number of a key's fence.
+    fn place(&self, key: &K) -> u32 {
+        (self.hash(key) % FENCES as u64) as u32
+    }
+
+    /// The fence of the key that this is the token of.
+    fn fence_of(&self, token: &Token) -> &Fence {
+        &self.fences[token.place as usize % FENCES]
+    }
+
+    /// Reads the fences of these tokens, whose memory the processor so asks for all at once, before each is looked at in turn.
+    pub(crate) fn fetch<'t>(&self, tokens: impl Iterator<Item = &'t Token>) {
+        let moved = tokens.map(|token| self.fence_of(token).moved.load(Ordering::Relaxed));
+        std::hint::black_box(moved.fold(0, std::ops::BitXor::bitxor));
     }
 
     /// Calls `f` with the seat of a key and its copy, under the shared lock of both.
@@ -533,7 +551,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
     /// The token of a key; to be taken before its copy is looked at.
     pub(crate) fn token(&self, key: &K) -> Token {
         let stamp = self.counter.load(Ordering::Acquire);
-        Token { fence: self.fence(key).moved(), stamp }
+        let place = self.place(key);
+        Token { place, fence: self.fences[place as usize].moved(), stamp }
     }
 
     /// The value and the copy of a key, if nothing has reached it.
@@ -573,7 +592,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
 
     /// What has reached a copy that an operation holds since it took its token.
     pub(crate) fn reached(&self, key: &K, token: &Token, tags: &[Arc<str>], stamp: u64) -> Reached {
-        let fence = self.fence(key);
+        let fence = self.fence_of(token);
         let fence = if fence.moved() == token.fence {
             Reached::Untouched
         } else {
@@ -594,7 +613,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         }
     }
 
-    /// Keeps a copy; `false`: it was fenced. A write moves the fence.
+    /// Keeps a copy by the key's token; `false`: it was fenced. A write moves the fence.
     pub(crate) fn keep(
         &self,
         key: &K,
@@ -604,7 +623,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         writes: bool,
         now: u64,
     ) -> bool {
-        let fence = self.fence(key);
+        let fence = self.fence_of(token);
         let mut reach = fence.state.lock();
         if fence.moved() != token.fence {
             return false;

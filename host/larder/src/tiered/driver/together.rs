@@ -230,6 +230,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Together<'_, K, V> {
             }
         };
         let now = inner.near.now();
+        inner.near.fetch(asked.iter().filter_map(|reading| match &**reading {
+            Reading::Glance(glance) => Some(&glance.token),
+            _ => None,
+        }));
         // Counted here, and told once: a locked instruction for each of many takes longer than all of its counting.
         let (mut far_hits, mut served) = (0, ServedTally::default());
         for ((reading, name), looked) in asked.into_iter().zip(&names).zip(&mut looked) {
