@@ -90,11 +90,6 @@ const FENCE_AT: usize = 26;
 const FIXED: usize = 34;
 /// The last moment that there is; where freshness ends, it stands for never.
 const LAST_MOMENT: u64 = (1 << 48) - 1;
-/// So many more bytes than another one a beginning can have, with the same validator and tags: each of seven numbers takes one
-/// at least and ten at most.
-#[cfg(feature = "redis")]
-pub(crate) const NUMBERS_DIFFER_BY: usize = 7 * 9;
-
 /// What is before the value.
 struct Beginning {
     /// Without its value.
@@ -149,7 +144,8 @@ impl Envelope {
     /// At most so many bytes the beginning has of an envelope with the same validator and the same tags.
     #[cfg(feature = "redis")]
     pub(crate) fn most_before_value(&self) -> usize {
-        self.beginning(0).len() + NUMBERS_DIFFER_BY
+        // Each of seven numbers takes a byte at least and ten at most.
+        self.beginning(0).len() + 7 * 9
     }
 
     /// What takes the place of the beginning of an envelope of so many bytes, for it to be this one with the value that it has;
