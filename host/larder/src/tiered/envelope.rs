@@ -256,7 +256,7 @@ impl Beginning {
         let Some((fixed, mut rest)) = bytes.split_first_chunk::<FIXED>() else {
             return Err(damaged("it is too short"));
         };
-        if fixed[..FLAGS_AT] != [b'L', b'R', b'D', b'R', VERSION] {
+        if (&fixed[..4], fixed[4]) != (&MAGIC, VERSION) {
             return Err(damaged("it does not begin as an envelope does"));
         }
         let flags = fixed[FLAGS_AT];
@@ -279,8 +279,8 @@ impl Beginning {
         // An empty list that is made anew is an allocation.
         let mut tags = Arc::default();
         if tag_count > 0 {
-            // Each takes a byte at least, so a number that is not true is not believed.
-            let mut list = Vec::with_capacity(tag_count.min(rest.len() as u64) as usize);
+            // Room for as many as are usual: a number that is not true is not believed.
+            let mut list = Vec::with_capacity(tag_count.min(64) as usize);
             for _ in 0..tag_count {
                 let length = take_number(&mut rest).ok_or(damaged("its tags are not as many as it says"))?;
                 list.push(take_text(&mut rest, length)?);
