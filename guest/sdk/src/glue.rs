@@ -45,27 +45,50 @@ impl<P: Eviction> Shard<P> {
                 self.policy.change(&change, &mut victims);
             }
         }
-        // A change may have pushed out what is touched later in the batch: the host could not know that.
-        let mut gone = victims.as_slice().to_vec();
-        gone.sort_unstable();
-        let here = |slot: &Slot| gone.is_empty() || gone.binary_search(slot).is_err();
-        // One loop, so that a policy's `touch` is inlined into it.
-        for (i, slot) in batch.touched.iter().enumerate().filter(|(_, slot)| here(slot)) {
-            self.policy.touch(*slot, batch.touches.get(i).map_or(1, |&times| u32::from(times)));
+        if victims.as_slice().is_empty() && batch.touches.is_empty() {
+            self.touch_each(batch.touched);
+        } else {
+            self.touch_with_care(batch, victims.as_slice());
         }
         self.policy.foresee(batch.arrived.fingerprints);
-        for i in 0..batch.arrived.len() {
-            let arrival = batch.arrived.get(i);
-            if u64::from(arrival.weight) > self.capacity {
-                victims.push(arrival.slot);
-            } else {
-                self.policy.arrive(&arrival, &mut victims);
-            }
-        }
+        self.arrive(&batch.arrived, &mut victims);
         self.policy.end();
         let victims = victims.into_vec();
         self.count(batch.arrived.len(), batch.departed.len() + victims.len());
         victims
+    }
+
+    // A loop has a function to itself, where a component has the more registers for it.
+
+    #[inline(never)]
+    fn touch_each(&mut self, touched: &[Slot]) {
+        for &slot in touched {
+            self.policy.touch(slot, 1);
+        }
+    }
+
+    /// Tells of touches, but of those who are gone: a change may have pushed out what is touched later in the batch, which
+    /// the host could not know.
+    #[inline(never)]
+    fn touch_with_care(&mut self, batch: &Batch<'_>, gone: &[Slot]) {
+        let mut gone = gone.to_vec();
+        gone.sort_unstable();
+        for (i, slot) in batch.touched.iter().enumerate().filter(|(_, slot)| gone.binary_search(slot).is_err()) {
+            self.policy.touch(*slot, batch.touches.get(i).map_or(1, |&times| u32::from(times)));
+        }
+    }
+
+    #[inline(never)]
+    fn arrive(&mut self, arrived: &Entries<'_>, victims: &mut Victims) {
+        let fingerprints = &arrived.fingerprints[..arrived.len()];
+        for (i, (&slot, &fingerprint)) in arrived.slots.iter().zip(fingerprints).enumerate() {
+            let arrival = arrived.with_terms(i, slot, fingerprint);
+            if u64::from(arrival.weight) > self.capacity {
+                victims.push(arrival.slot);
+            } else {
+                self.policy.arrive(&arrival, victims);
+            }
+        }
     }
 
     /// `residents` in `wit/eviction.wit`: slots and uses.
