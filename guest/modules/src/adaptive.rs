@@ -209,20 +209,17 @@ impl Adaptive {
         (self.ticks >> self.unit) as u32
     }
 
-    /// What a resident is worth for its weight, as a logarithm; most where there is none.
+    /// What a resident is worth for its weight, as a logarithm; most where there is none. Here and below, `W` is
+    /// [`weighted`](Self::weighted): each of the two is compiled by itself, for the way without weights is the usual one.
     #[inline]
-    fn worth(&self, slot: Slot, now: u32) -> i32 {
-        self.worth_of(self.residents.get(slot), slot, now)
+    fn worth<const W: bool>(&self, slot: Slot, now: u32) -> i32 {
+        self.worth_of::<W>(self.residents.get(slot), slot, now)
     }
 
     #[inline]
-    fn worth_of(&self, past: Past, slot: Slot, now: u32) -> i32 {
+    fn worth_of<const W: bool>(&self, past: Past, slot: Slot, now: u32) -> i32 {
         let worth = i32::from(self.odds.worth(past, now));
-        if self.weighted && worth < NONE {
-            worth - odds::quantised(self.weights.get(slot) as f32) as i32
-        } else {
-            worth
-        }
+        if W && worth < NONE { worth - odds::quantised(self.weights.get(slot) as f32) as i32 } else { worth }
     }
 
     #[inline]
@@ -231,11 +228,17 @@ impl Adaptive {
     }
 
     /// Learns, a class at a time, at a pace that comes round once for each turnover of the cache.
+    #[inline]
     fn learn(&mut self) {
+        let due = if self.odds.rested() { self.next_round } else { self.next_step };
+        if self.ticks >= due {
+            self.learn_some();
+        }
+    }
+
+    #[inline(never)]
+    fn learn_some(&mut self) {
         if self.odds.rested() {
-            if self.ticks < self.next_round {
-                return;
-            }
             let passed = (self.ticks - self.round_began) as f32;
             let memory = (MEMORY * self.live).max(LEAST_MEMORY) as f32;
             let keep = (1.0 - passed / memory).max(0.5);
@@ -258,35 +261,52 @@ impl Adaptive {
         }
     }
 
-    /// Chooses a victim, which may be the newcomer.
-    fn choose(&mut self, now: u32, newcomer: Slot) -> Slot {
-        let own = self.worth(newcomer, now);
+    /// Chooses a victim, which may be the newcomer; that one is worth `own`.
+    ///
+    /// Nothing is called on the usual way: what must live through a call lies on the stack, and is fetched from there each
+    /// time.
+    #[inline(always)]
+    fn choose<const W: bool>(&mut self, now: u32, newcomer: Slot, own: i32) -> Slot {
         if self.residents.values().len() <= SMALL {
-            return self.least_of_all(now, (own, newcomer));
+            return self.least_of_all::<W>(now, (own, newcomer));
         }
-        let looks = LOOKS[usize::from(self.weighted)];
-        let (sought, most) = if own < self.bound { (own, looks) } else { (self.bound, MOST_LOOKS * looks) };
+        let sought = own.min(self.bound);
         if self.trial.len() > self.live / TRIAL
             && let Some(slot) = self.trial.pop_front()
-            && self.worth(slot, now) < sought
+            && self.worth::<W>(slot, now) < sought
         {
-            self.adapt(1, own);
+            self.adapt::<W>(1, own);
             return slot;
         }
-        match self.sweep(now, sought, most) {
+        let (found, looks) = self.hand.pass(self.residents.values().len());
+        match found {
+            // Others may have been told of it since, and the bound has moved.
+            Some(slot) if self.worth::<W>(slot as Slot, now) < sought => {
+                self.adapt::<W>(looks, own);
+                slot as Slot
+            }
+            _ => self.search::<W>(now, newcomer, own, looks),
+        }
+    }
+
+    /// Goes on looking, after so many looks.
+    #[inline(never)]
+    fn search<const W: bool>(&mut self, now: u32, newcomer: Slot, own: i32, looks: usize) -> Slot {
+        let most = LOOKS[usize::from(W)] * if own < self.bound { 1 } else { MOST_LOOKS };
+        match self.sweep::<W>(now, own.min(self.bound), looks, most) {
             (Some(victim), looks) => {
-                self.adapt(looks, own);
+                self.adapt::<W>(looks, own);
                 victim
             }
             // Nobody is worth less than the newcomer.
             (None, looks) if own < self.bound => {
-                self.adapt(looks, own);
+                self.adapt::<W>(looks, own);
                 newcomer
             }
             (None, looks) => {
                 // Nobody is worth so little any more: from now on those worth no more than this one may go.
-                let (least, victim) = self.least(now, looks, (own, newcomer));
-                self.bound = least + 1 + self.correction(looks);
+                let (least, victim) = self.least::<W>(now, looks, (own, newcomer));
+                self.bound = least + 1 + self.correction::<W>(looks);
                 victim
             }
         }
@@ -294,43 +314,44 @@ impl Adaptive {
 
     /// Who is worth least, of few.
     #[inline(never)]
-    fn least_of_all(&self, now: u32, newcomer: (i32, Slot)) -> Slot {
-        let all = (0..self.residents.values().len() as Slot).map(|slot| (self.worth(slot, now), slot));
+    fn least_of_all<const W: bool>(&self, now: u32, newcomer: (i32, Slot)) -> Slot {
+        let all = (0..self.residents.values().len() as Slot).map(|slot| (self.worth::<W>(slot, now), slot));
         all.fold(newcomer, |least, one| least.min(one)).1
     }
 
     /// Moves the hand on to somebody who is worth less than what is sought, which is no more than the bound; or for the
     /// most looks, and a few.
     #[inline]
-    fn sweep(&mut self, now: u32, sought: i32, most: usize) -> (Option<Slot>, usize) {
-        let mut looks = 0;
-        loop {
+    fn sweep<const W: bool>(&mut self, now: u32, sought: i32, mut looks: usize, most: usize) -> (Option<Slot>, usize) {
+        while looks < most {
+            if self.hand.is_at_end() {
+                self.look_ahead::<W>(now);
+            }
             let (found, passed) = self.hand.pass(self.residents.values().len());
             looks += passed;
-            match found {
-                // Others may have been told of it since, and the bound has moved.
-                Some(slot) if self.worth(slot as Slot, now) < sought => return (Some(slot as Slot), looks),
-                _ if looks >= most => return (None, looks),
-                Some(_) => {}
-                None => self.look_ahead(now),
+            if let Some(slot) = found
+                && self.worth::<W>(slot as Slot, now) < sought
+            {
+                return (Some(slot as Slot), looks);
             }
         }
+        (None, looks)
     }
 
     /// Looks who of the next is worth less than the bound.
     #[inline]
-    fn look_ahead(&mut self, now: u32) {
+    fn look_ahead<const W: bool>(&mut self, now: u32) {
         let ahead = &self.residents.values()[self.hand.at..];
         let mut found = 0;
         let looked_at = match ahead.first_chunk::<REACH>() {
-            Some(ahead) if !self.weighted => {
+            Some(ahead) if !W => {
                 found = self.odds.worth_less(ahead, now, self.bound);
                 REACH
             }
             _ => {
                 let ahead = &ahead[..ahead.len().min(REACH)];
                 for (i, past) in ahead.iter().enumerate() {
-                    found |= u32::from(self.worth_of(*past, (self.hand.at + i) as Slot, now) < self.bound) << i;
+                    found |= u32::from(self.worth_of::<W>(*past, (self.hand.at + i) as Slot, now) < self.bound) << i;
                 }
                 ahead.len()
             }
@@ -342,12 +363,12 @@ impl Adaptive {
     /// goes on.
     #[cold]
     #[inline(never)]
-    fn least(&self, now: u32, looks: usize, mut least: (i32, Slot)) -> (i32, Slot) {
+    fn least<const W: bool>(&self, now: u32, looks: usize, mut least: (i32, Slot)) -> (i32, Slot) {
         let len = self.residents.values().len();
         let mut at = (self.hand.at + len - looks.min(len)) % len;
         let mut looked = 0;
         while looked < looks || least.0 == NONE {
-            least = least.min((self.worth(at as Slot, now), at as Slot));
+            least = least.min((self.worth::<W>(at as Slot, now), at as Slot));
             at = if at + 1 == len { 0 } else { at + 1 };
             looked += 1;
         }
@@ -356,15 +377,15 @@ impl Adaptive {
 
     /// What that many looks say: too many, and the bound must rise.
     #[inline]
-    fn correction(&self, looks: usize) -> i32 {
-        (looks as i32 - LOOKS[usize::from(self.weighted)] as i32) * GAIN
+    fn correction<const W: bool>(&self, looks: usize) -> i32 {
+        (looks as i32 - LOOKS[usize::from(W)] as i32) * GAIN
     }
 
     /// Moves the bound, unless it was not the bound that was sought for.
     #[inline]
-    fn adapt(&mut self, looks: usize, own: i32) {
+    fn adapt<const W: bool>(&mut self, looks: usize, own: i32) {
         if own >= self.bound {
-            self.bound = self.bound.saturating_add(self.correction(looks));
+            self.bound = self.bound.saturating_add(self.correction::<W>(looks));
         }
     }
 
@@ -409,18 +430,44 @@ impl Adaptive {
         }
     }
 
-    fn shrink(&mut self, newcomer: Slot, victims: &mut Victims) {
+    /// Makes room, where there is too little after one came or changed: its past is this.
+    #[inline]
+    fn shrink(&mut self, newcomer: Slot, past: Past, victims: &mut Victims) {
+        if self.weights.total() <= self.weights.capacity() {
+            return;
+        }
+        if self.weighted {
+            self.shrink_by::<true>(newcomer, past, victims);
+        } else {
+            self.shrink_by::<false>(newcomer, past, victims);
+        }
+    }
+
+    #[inline(never)]
+    fn shrink_by<const W: bool>(&mut self, newcomer: Slot, past: Past, victims: &mut Victims) {
         let now = self.now();
+        let own = self.worth_of::<W>(past, newcomer, now);
         self.counts = self.ticks.is_multiple_of(COUNTED[usize::from(self.live >= 1024)]);
-        let before = victims.as_slice().len();
+        self.make_room_for_ghosts();
+        let victim = self.choose::<W>(now, newcomer, own);
+        self.forget(victim, now);
+        victims.push(victim);
+        if W && self.weights.total() > self.weights.capacity() {
+            self.evict_more(now, newcomer, own, victims);
+        }
+        if self.is_resident(newcomer) {
+            self.trial.push_back(newcomer);
+        }
+    }
+
+    /// One was not enough.
+    #[inline(never)]
+    fn evict_more(&mut self, now: u32, newcomer: Slot, own: i32, victims: &mut Victims) {
         while self.weights.total() > self.weights.capacity() {
             self.make_room_for_ghosts();
-            let victim = self.choose(now, newcomer);
+            let victim = self.choose::<true>(now, newcomer, own);
             self.forget(victim, now);
             victims.push(victim);
-        }
-        if victims.as_slice().len() > before && self.is_resident(newcomer) {
-            self.trial.push_back(newcomer);
         }
     }
 
@@ -506,7 +553,7 @@ impl Eviction for Adaptive {
         self.bury();
     }
 
-    #[inline]
+    #[inline(always)]
     fn touch(&mut self, slot: Slot, times: u32) {
         self.ticks += u64::from(times);
         let now = self.now();
@@ -516,6 +563,7 @@ impl Eviction for Adaptive {
         *past = past.used(now, bucket);
     }
 
+    #[inline(always)]
     fn arrive(&mut self, arrival: &Arrival, victims: &mut Victims) {
         self.ticks += 1;
         self.learn();
@@ -533,7 +581,7 @@ impl Eviction for Adaptive {
         self.weights.remove(change.slot);
         self.weighted |= change.weight != 1;
         self.weights.add(change.slot, change.weight);
-        self.shrink(change.slot, victims);
+        self.shrink(change.slot, self.residents.get(change.slot), victims);
     }
 
     /// The order becomes ages, the last one the youngest; all that were used count as used at intervals as long as a
@@ -566,7 +614,8 @@ impl Eviction for Adaptive {
         const LEAST: i32 = -(80 << 10);
         const STEPS: usize = ((NONE - LEAST) >> 5) as usize + 1;
         let now = self.now();
-        let step = |slot| ((self.worth(slot, now) - LEAST).max(0) as usize >> 5).min(STEPS - 1);
+        let worth = |slot| if self.weighted { self.worth::<true>(slot, now) } else { self.worth::<false>(slot, now) };
+        let step = |slot| ((worth(slot) - LEAST).max(0) as usize >> 5).min(STEPS - 1);
         let mut steps = Vec::with_capacity(self.live);
         let mut places = alloc::vec![0u32; STEPS];
         for slot in (0..self.residents.values().len() as Slot).filter(|&slot| self.is_resident(slot)) {
@@ -624,6 +673,6 @@ impl Adaptive {
         self.weighted |= arrival.weight != 1;
         self.weights.add(arrival.slot, arrival.weight);
         self.live += 1;
-        self.shrink(arrival.slot, victims);
+        self.shrink(arrival.slot, past, victims);
     }
 }

@@ -33,6 +33,12 @@ impl Hand {
         (found, passed as usize)
     }
 
+    /// Whether it has passed all that were looked at.
+    #[inline]
+    pub(super) fn is_at_end(&self) -> bool {
+        self.looked_at == 0
+    }
+
     /// Has looked ahead, at so many slots.
     #[inline]
     pub(super) fn looked(&mut self, slots: usize, found: u32) {

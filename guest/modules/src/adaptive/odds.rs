@@ -66,9 +66,9 @@ pub(super) struct Odds {
     /// What keeping an entry of this class and age is worth: its Gittins index as [`quantised`]. Small enough for the
     /// first-level cache, being what every look at a resident needs. A row is a power of two for the same reason.
     worth: Box<[[u16; ROW]; CLASSES]>,
-    counts: Vec<Counts>,
+    counts: Box<[Counts; CLASSES]>,
     /// Whether there is anything in the counts of a class.
-    known: Vec<bool>,
+    known: Box<[bool; CLASSES]>,
     /// By how much the samples of `lasting` must be scaled to stand for all.
     scale: f32,
     /// Sums of the classes in this round, and the odds that follow for each parent.
@@ -110,26 +110,94 @@ fn odds(used: &ByAge, ended: &ByAge, prior: &ByAge) -> ByAge {
 /// those after it falls.
 #[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
 fn worths(odds: &ByAge, worths: &mut [u16; ROW]) {
-    // Of the stretch that begins with each bucket: the chance of a use within it, the expected time in it, the chance to
-    // outlast it, and where the next one begins.
-    let (mut chance, mut time, mut outlasts, mut ends) = (*odds, WIDTHS, [1.0; BUCKETS], [0; BUCKETS]);
+    let mut stretches = Stretches { chance: [0.0; ROW], time: [1.0; ROW], outlasts: [1.0; ROW], ends: ALONE };
     for b in 0..BUCKETS {
-        time[b] *= 1.0 - 0.5 * odds[b];
-        outlasts[b] -= odds[b];
+        stretches.chance[b] = odds[b];
+        stretches.time[b] = WIDTHS[b] * (1.0 - 0.5 * odds[b]);
+        stretches.outlasts[b] = 1.0 - odds[b];
     }
     for b in (0..BUCKETS).rev() {
-        let mut next = b + 1;
-        while next < BUCKETS && chance[next] * time[b] > chance[b] * time[next] {
-            chance[b] += outlasts[b] * chance[next];
-            time[b] += outlasts[b] * time[next];
-            outlasts[b] *= outlasts[next];
-            next = ends[next];
+        if stretches.wants_more(b) {
+            stretches.join_next(b);
+            if stretches.wants_more(b) {
+                stretches.join_others(b);
+            }
         }
-        ends[b] = next;
     }
+    let Stretches { chance, time, .. } = stretches;
     for b in 0..BUCKETS {
         worths[b] = quantised(chance[b] / time[b]) as u16;
     }
+}
+
+/// The stretches that begin with each bucket, and behind them one that is not worth waiting for.
+struct Stretches {
+    /// The chance of a use within it.
+    chance: [f32; ROW],
+    /// The expected time in it.
+    time: [f32; ROW],
+    /// The chance to outlast it.
+    outlasts: [f32; ROW],
+    /// Where the next one begins.
+    ends: [u8; ROW],
+}
+
+/// Each bucket by itself.
+const ALONE: [u8; ROW] = {
+    let mut ends = [0; ROW];
+    let mut b = 0;
+    while b < ROW {
+        ends[b] = b as u8 + 1;
+        b += 1;
+    }
+    ends
+};
+
+impl Stretches {
+    /// Whether the next stretch is worth waiting for, once one waits for this one.
+    #[inline]
+    fn wants_more(&self, b: usize) -> bool {
+        let (b, next) = (b % ROW, usize::from(self.ends[b % ROW]) % ROW);
+        self.chance[next] * self.time[b] > self.chance[b] * self.time[next]
+    }
+
+    /// Is one with the next from now on.
+    #[inline]
+    fn join_next(&mut self, b: usize) {
+        let (b, next) = (b % ROW, usize::from(self.ends[b % ROW]) % ROW);
+        self.chance[b] += self.outlasts[b] * self.chance[next];
+        self.time[b] += self.outlasts[b] * self.time[next];
+        self.outlasts[b] *= self.outlasts[next];
+        self.ends[b] = self.ends[next];
+    }
+
+    /// There are few of these. By themselves, for no number stays in a register in a loop where a component is asked for its
+    /// deadline.
+    #[inline(never)]
+    fn join_others(&mut self, b: usize) {
+        while self.wants_more(b) {
+            self.join_next(b);
+        }
+    }
+}
+
+/// A bit for each of these that is less than `bound`.
+#[cfg(not(target_arch = "wasm32"))]
+#[inline]
+fn less(numbers: [u16; REACH], bound: u16) -> u32 {
+    numbers.iter().rev().fold(0, |bits, number| bits << 1 | u32::from(*number < bound))
+}
+
+/// A bit for each of these that is less than `bound`.
+#[cfg(target_arch = "wasm32")]
+#[inline]
+#[target_feature(enable = "simd128")]
+fn less(n: [u16; REACH], bound: u16) -> u32 {
+    use core::arch::wasm32::{i8x16_bitmask, i8x16_narrow_i16x8, u16x8, u16x8_lt, u16x8_splat};
+    let bound = u16x8_splat(bound);
+    let first = u16x8_lt(u16x8(n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]), bound);
+    let last = u16x8_lt(u16x8(n[8], n[9], n[10], n[11], n[12], n[13], n[14], n[15]), bound);
+    u32::from(i8x16_bitmask(i8x16_narrow_i16x8(first, last)))
 }
 
 /// The logarithm of a positive number, 1024 to the octave, plus 48 octaves: the exponent of the float and the first
@@ -147,8 +215,8 @@ impl Odds {
         worth[NOBODY].fill(NONE);
         Odds {
             worth,
-            counts: vec![NOTHING; CLASSES],
-            known: vec![false; CLASSES],
+            counts: Box::new([NOTHING; CLASSES]),
+            known: Box::new([false; CLASSES]),
             scale: 0.0,
             sums: vec![NOTHING; PARENTS],
             parents: vec![[PRIOR; BUCKETS]; PARENTS],
@@ -173,25 +241,8 @@ impl Odds {
         for (place, past) in places.iter_mut().zip(pasts) {
             *place = past.class() as u32 * ROW as u32 + bucket_of_float(past.age(now));
         }
-        // Written out: a loop would ask for the deadline of the call at each turn.
         let worth = self.worth.as_flattened();
-        let bit = |i: usize| u32::from(i32::from(worth[places[i] as usize % (CLASSES * ROW)]) < bound) << i;
-        bit(0)
-            | bit(1)
-            | bit(2)
-            | bit(3)
-            | bit(4)
-            | bit(5)
-            | bit(6)
-            | bit(7)
-            | bit(8)
-            | bit(9)
-            | bit(10)
-            | bit(11)
-            | bit(12)
-            | bit(13)
-            | bit(14)
-            | bit(15)
+        less(places.map(|place| worth[place as usize % (CLASSES * ROW)]), bound.clamp(0, i32::from(NONE)) as u16)
     }
 
     /// An interval ended with a use.
@@ -217,7 +268,7 @@ impl Odds {
     pub(super) fn write(&self, memo: &mut Memo) {
         memo.word(BUCKETS as u32);
         memo.word(self.scale.to_bits());
-        let classes = self.counts.iter().zip(&self.known).enumerate().filter(|(_, (_, known))| **known);
+        let classes = self.counts.iter().zip(self.known.iter()).enumerate().filter(|(_, (_, known))| **known);
         memo.word(classes.clone().count() as u32);
         for (class, (counts, _)) in classes {
             memo.word(class as u32);

@@ -112,7 +112,8 @@ impl Past {
         let (uses, typical) = (self.class() / INTERVALS, (self.class() % INTERVALS) as u32);
         let dice = now.wrapping_add(self.0).wrapping_mul(0x9e37_79b9);
         let dice = (dice ^ dice >> 15).wrapping_mul(0x85eb_ca6b) >> 8;
-        let uses = uses + ((dice | 1 << 24) & RISES[uses] == 0) as usize;
+        // No more than there are: from the last one none rises.
+        let uses = (uses + ((dice | 1 << 24) & RISES[uses] == 0) as usize) % (USES + 1);
         let among = AMONG[uses];
         let rounding = ((dice >> 12) * among) >> 12;
         let interval = ((typical * (among - 1) + last + rounding) * RECIPROCALS[uses]) >> 16;
