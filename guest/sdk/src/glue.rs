@@ -45,10 +45,11 @@ impl<P: Eviction> Shard<P> {
                 self.policy.change(&change, &mut victims);
             }
         }
-        if victims.as_slice().is_empty() && batch.touches.is_empty() {
-            self.touch_each(batch.touched);
+        if victims.as_slice().is_empty() {
+            self.touch(batch.touched, batch.touches);
         } else {
-            self.touch_with_care(batch, victims.as_slice());
+            let (touched, touches) = still_here(batch, victims.as_slice());
+            self.touch(&touched, &touches);
         }
         self.policy.foresee(batch.arrived.fingerprints);
         self.arrive(&batch.arrived, &mut victims);
@@ -58,23 +59,13 @@ impl<P: Eviction> Shard<P> {
         victims
     }
 
-    // A loop has a function to itself, where a component has the more registers for it.
+    // A loop has a function to itself, where a component has the more registers for it; and is the only one to call the policy's,
+    // which is inlined then.
 
     #[inline(never)]
-    fn touch_each(&mut self, touched: &[Slot]) {
-        for &slot in touched {
-            self.policy.touch(slot, 1);
-        }
-    }
-
-    /// Tells of touches, but of those who are gone: a change may have pushed out what is touched later in the batch, which
-    /// the host could not know.
-    #[inline(never)]
-    fn touch_with_care(&mut self, batch: &Batch<'_>, gone: &[Slot]) {
-        let mut gone = gone.to_vec();
-        gone.sort_unstable();
-        for (i, slot) in batch.touched.iter().enumerate().filter(|(_, slot)| gone.binary_search(slot).is_err()) {
-            self.policy.touch(*slot, batch.touches.get(i).map_or(1, |&times| u32::from(times)));
+    fn touch(&mut self, touched: &[Slot], touches: &[u8]) {
+        for (i, &slot) in touched.iter().enumerate() {
+            self.policy.touch(slot, touches.get(i).map_or(1, |&times| u32::from(times)));
         }
     }
 
@@ -136,6 +127,17 @@ impl<P: Eviction> Shard<P> {
     pub fn policy(&self) -> &P {
         &self.policy
     }
+}
+
+/// What was touched of a batch, and how often, without those who are gone: a change may have pushed out what is touched later
+/// in the batch, which the host could not know.
+#[inline(never)]
+fn still_here(batch: &Batch<'_>, gone: &[Slot]) -> (Vec<Slot>, Vec<u8>) {
+    let mut gone = gone.to_vec();
+    gone.sort_unstable();
+    let times = |i| batch.touches.get(i).copied().unwrap_or(1);
+    let touched = batch.touched.iter().enumerate().filter(|(_, slot)| gone.binary_search(slot).is_err());
+    touched.map(|(i, &slot)| (slot, times(i))).unzip()
 }
 
 /// The resource `policy` of a component.
