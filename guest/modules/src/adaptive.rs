@@ -278,14 +278,12 @@ impl Adaptive {
             self.adapt::<W>(1, own);
             return slot;
         }
-        let (found, looks) = self.hand.pass(self.residents.values().len());
-        match found {
-            // Others may have been told of it since, and the bound has moved.
-            Some(slot) if self.worth::<W>(slot as Slot, now) < sought => {
+        match self.pass::<W>(now, sought) {
+            (Some(victim), looks) => {
                 self.adapt::<W>(looks, own);
-                slot as Slot
+                victim
             }
-            _ => self.search::<W>(now, newcomer, own, looks),
+            (None, looks) => self.search::<W>(now, newcomer, own, looks),
         }
     }
 
@@ -327,15 +325,23 @@ impl Adaptive {
             if self.hand.is_at_end() {
                 self.look_ahead::<W>(now);
             }
-            let (found, passed) = self.hand.pass(self.residents.values().len());
+            let (found, passed) = self.pass::<W>(now, sought);
             looks += passed;
-            if let Some(slot) = found
-                && self.worth::<W>(slot as Slot, now) < sought
-            {
-                return (Some(slot as Slot), looks);
+            if found.is_some() {
+                return (found, looks);
             }
         }
         (None, looks)
+    }
+
+    /// Moves the hand on to behind the next one that may go, if one was seen ahead: who that is, if it is worth less than what is
+    /// sought, and how many the hand passed.
+    #[inline(always)]
+    fn pass<const W: bool>(&mut self, now: u32, sought: i32) -> (Option<Slot>, usize) {
+        let (found, passed) = self.hand.pass(self.residents.values().len());
+        // Others may have been told of it since, and the bound has moved.
+        let found = found.map(|slot| slot as Slot).filter(|&slot| self.worth::<W>(slot, now) < sought);
+        (found, passed)
     }
 
     /// Looks who of the next is worth less than the bound.
@@ -448,10 +454,8 @@ impl Adaptive {
         let now = self.now();
         let own = self.worth_of::<W>(past, newcomer, now);
         self.counts = self.ticks.is_multiple_of(COUNTED[usize::from(self.live >= 1024)]);
-        self.make_room_for_ghosts();
-        let victim = self.choose::<W>(now, newcomer, own);
-        self.forget(victim, now);
-        victims.push(victim);
+        self.evict_one::<W>(now, newcomer, own, victims);
+        // Where all weigh 1, one is enough.
         if W && self.weights.total() > self.weights.capacity() {
             self.evict_more(now, newcomer, own, victims);
         }
@@ -464,11 +468,16 @@ impl Adaptive {
     #[inline(never)]
     fn evict_more(&mut self, now: u32, newcomer: Slot, own: i32, victims: &mut Victims) {
         while self.weights.total() > self.weights.capacity() {
-            self.make_room_for_ghosts();
-            let victim = self.choose::<true>(now, newcomer, own);
-            self.forget(victim, now);
-            victims.push(victim);
+            self.evict_one::<true>(now, newcomer, own, victims);
         }
+    }
+
+    #[inline(always)]
+    fn evict_one<const W: bool>(&mut self, now: u32, newcomer: Slot, own: i32, victims: &mut Victims) {
+        self.make_room_for_ghosts();
+        let victim = self.choose::<W>(now, newcomer, own);
+        self.forget(victim, now);
+        victims.push(victim);
     }
 
     /// There are none before the first eviction: by then the number of residents is known.

@@ -191,16 +191,10 @@ impl Entries<'_> {
     /// If `i` is not less than [`Self::len`], or the columns are of different lengths.
     #[inline]
     pub fn get(&self, i: usize) -> Arrival {
-        self.with_terms(i, self.slots[i], self.fingerprints[i])
-    }
-
-    /// Entry `i`, whose slot and fingerprint are these.
-    #[inline]
-    pub(crate) fn with_terms(&self, i: usize, slot: Slot, fingerprint: u64) -> Arrival {
         let or = |column: &[u32], default| if column.is_empty() { default } else { column[i] };
         Arrival {
-            slot,
-            fingerprint,
+            slot: self.slots[i],
+            fingerprint: self.fingerprints[i],
             weight: or(self.weights, 1),
             cost: or(self.costs, 0),
             expires_at: if self.expiries.is_empty() { NEVER } else { self.expiries[i] },

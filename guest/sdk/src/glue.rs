@@ -71,9 +71,8 @@ impl<P: Eviction> Shard<P> {
 
     #[inline(never)]
     fn arrive(&mut self, arrived: &Entries<'_>, victims: &mut Victims) {
-        let fingerprints = &arrived.fingerprints[..arrived.len()];
-        for (i, (&slot, &fingerprint)) in arrived.slots.iter().zip(fingerprints).enumerate() {
-            let arrival = arrived.with_terms(i, slot, fingerprint);
+        for i in 0..arrived.len() {
+            let arrival = arrived.get(i);
             if u64::from(arrival.weight) > self.capacity {
                 victims.push(arrival.slot);
             } else {
