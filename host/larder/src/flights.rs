@@ -37,7 +37,8 @@ use std::time::Duration;
 
 use hashbrown::HashTable;
 
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, Parker, ThreadId, this_thread};
+use crate::locks::{Held, Lock};
+use crate::sync::{AtomicU64, Mutex, Ordering, Parker, ThreadId, this_thread};
 
 /// How long a load that was woken may wait to be polled while threads wait for it. A busy runtime takes milliseconds; to be
 /// wrong costs a second load of the key, and no more.
@@ -163,8 +164,8 @@ struct Seats<K, V> {
 impl<K, V> Seats<K, V> {
     const NONE: Self = Seats { first: None, rest: HashTable::new() };
 
-    fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.rest.len()
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.rest.is_empty()
     }
 
     fn iter(&self) -> impl Iterator<Item = &Seat<K, V>> {
@@ -234,9 +235,8 @@ struct Flights<K, V> {
 /// A part of the board.
 #[repr(align(64))]
 struct Part<K, V> {
-    flights: Mutex<Flights<K, V>>,
-    /// How many are on the board: written under the lock.
-    active: AtomicU64,
+    /// Busy where any are on the board.
+    flights: Lock<Flights<K, V>>,
     /// How many landed so far: written under the lock.
     landed: AtomicU64,
 }
@@ -251,7 +251,7 @@ const PARTS: usize = 32;
 /// Keeps loads of a key, and of those that share its part of the board, out. The lock is let go of before what was taken
 /// off is dropped, which is the user's key.
 pub(crate) struct Fenced<'b, K, V> {
-    _flights: MutexGuard<'b, Flights<K, V>>,
+    _flights: Held<'b, Flights<K, V>>,
     _off: Option<Seat<K, V>>,
 }
 
@@ -284,11 +284,18 @@ pub(crate) struct Ticket<K, V> {
     leads: bool,
 }
 
-/// Later loads do not overtake earlier stores, of which one is to the source or the board. A lock was taken or let go of
-/// in between, which does as much already where locked instructions are.
+/// Later loads do not overtake earlier stores, of which one is to the source or the board. Where there are locked instructions a
+/// lock does as much that was taken in between: the column's by a writer, and by a leader the board's, of whom it is seen
+/// from then on.
 #[inline]
 fn store_before_load() {
     if cfg!(target_arch = "x86_64") { compiler_fence(Ordering::SeqCst) } else { fence(Ordering::SeqCst) }
+}
+
+/// Whether any are on the board, for who asks [without the lock](Board::is_idle).
+fn say_whether_any<K, V>(flights: &mut Held<'_, Flights<K, V>>) {
+    let any = !flights.seats.is_empty();
+    flights.set_busy(any);
 }
 
 impl<K, V> Part<K, V> {
@@ -297,23 +304,17 @@ impl<K, V> Part<K, V> {
         // Not by the key: its comparison is the user's and may panic, and this runs in destructors.
         flights.seats.remove(hash, |seat| seat.number == number)
     }
-
-    /// Counts what is on the board.
-    fn count(&self, flights: &Flights<K, V>) {
-        self.active.store(flights.seats.len() as u64, Ordering::Release);
-    }
 }
 
 impl<K, V> Board<K, V> {
     pub(crate) fn new() -> Self {
         let part = |_| Part {
-            flights: Mutex::new(Flights {
+            flights: Lock::new(Flights {
                 seats: Seats::NONE,
                 loads: LoadTally::default(),
                 adrift: Vec::new(),
                 next_number: 0,
             }),
-            active: AtomicU64::new(0),
             landed: AtomicU64::new(0),
         };
         Board { parts: Box::new(std::array::from_fn(part)) }
@@ -328,7 +329,7 @@ impl<K, V> Board<K, V> {
     #[inline]
     pub(crate) fn is_idle(&self, hash: u64) -> bool {
         store_before_load();
-        self.part(hash).active.load(Ordering::SeqCst) == 0
+        self.part(hash).flights.is_idle()
     }
 
     /// How many loads have landed, of keys like this: to be asked before looking whether the key is there.
@@ -398,7 +399,7 @@ impl<K: Eq, V> Board<K, V> {
         let thread = flight.is_none().then(this_thread);
         let seat = Seat { hash, key: key.clone(), number, thread, flight: flight.clone() };
         flights.seats.add(seat);
-        part.count(&flights);
+        say_whether_any(&mut flights);
         drop(flights);
         // A writer that saw the board idle has told the source before; the load asks it after.
         store_before_load();
@@ -422,7 +423,7 @@ impl<K: Eq, V> Board<K, V> {
         let off = flights.seats.remove(hash, |seat| seat.hash == hash && seat.key.borrow() == key);
         if let Some(seat) = &off {
             flights.set_adrift(seat);
-            part.count(&flights);
+            say_whether_any(&mut flights);
         }
         Fenced { _flights: flights, _off: off }
     }
@@ -433,7 +434,7 @@ impl<K: Eq, V> Board<K, V> {
             let mut flights = part.flights.lock();
             let seats = std::mem::replace(&mut flights.seats, Seats::NONE);
             seats.iter().for_each(|seat| flights.set_adrift(seat));
-            part.count(&flights);
+            say_whether_any(&mut flights);
             drop(flights);
             drop(seats);
         }
@@ -516,7 +517,7 @@ impl<K, V> Drop for Lead<'_, K, V> {
     fn drop(&mut self) {
         let mut flights = self.part.flights.lock();
         let off = self.part.take(&mut flights, self.hash, self.number);
-        self.part.count(&flights);
+        say_whether_any(&mut flights);
         let flight = match &off {
             Some(seat) => seat.flight.clone(),
             None => flights.take_adrift(self.number),
@@ -531,14 +532,14 @@ impl<K, V> Drop for Lead<'_, K, V> {
 /// A flight was taken off, and lands: counts that when dropped, and lets go of the lock.
 struct Off<'b, K, V> {
     part: &'b Part<K, V>,
-    flights: MutexGuard<'b, Flights<K, V>>,
+    flights: Held<'b, Flights<K, V>>,
 }
 
 impl<K, V> Drop for Off<'_, K, V> {
     fn drop(&mut self) {
         let landed = self.part.landed.load(Ordering::Relaxed);
         self.part.landed.store(landed + 1, Ordering::Release);
-        self.part.count(&self.flights);
+        say_whether_any(&mut self.flights);
     }
 }
 
@@ -577,10 +578,10 @@ impl<K, V> Ticket<K, V> {
     }
 
     /// Takes the flight off the board if it is still there.
-    fn take_off(&self, mut flights: MutexGuard<'_, Flights<K, V>>) {
+    fn take_off(&self, mut flights: Held<'_, Flights<K, V>>) {
         let part = self.board.part(self.hash);
         let off = part.take(&mut flights, self.hash, self.number);
-        part.count(&flights);
+        say_whether_any(&mut flights);
         drop(flights);
         drop(off);
     }
@@ -912,9 +913,9 @@ mod tests {
         fn check(&self) {
             assert!(self.present().is_none_or(|value| value >= self.acknowledged.load(Ordering::SeqCst)));
             let part = self.board.part(HASH);
-            assert_eq!(part.active.load(Ordering::SeqCst), 0, "nobody is left on the board");
+            assert!(part.flights.is_idle(), "nobody is left on the board");
             let flights = part.flights.lock();
-            assert!(flights.seats.len() == 0 && flights.adrift.is_empty());
+            assert!(flights.seats.is_empty() && flights.adrift.is_empty());
         }
     }
 

@@ -28,6 +28,7 @@ mod control;
 mod engine;
 pub mod eviction;
 mod flights;
+mod locks;
 mod patterns;
 mod policy;
 mod segment;

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::RemovalCause;
 use crate::eviction::{Batch, Entries, Eviction, Fault, NEVER, Ranking, Slot};
+use crate::locks::Lock;
 use crate::stopwatch::Stopwatch;
 use crate::sync::{Mutex, MutexGuard, Ordering};
 use crate::table::{Hash, Occupied, Table};
@@ -241,7 +242,7 @@ impl Shape {
 pub(crate) struct Shard<K, V> {
     pub(crate) table: Table<K, V>,
     pub(crate) touches: Touches,
-    inbox: Mutex<Inbox>,
+    inbox: Lock<Inbox>,
     seat: Mutex<Seat>,
     /// As [`Reads`].
     reads: AtomicU8,
@@ -275,7 +276,7 @@ impl<K, V> Shard<K, V> {
         Shard {
             table: Table::new(shape.expected, shape.slack(), shape.weighted),
             touches: Touches::new(shape.stripes),
-            inbox: Mutex::new(Inbox::default()),
+            inbox: Lock::new(Inbox::default()),
             seat: Mutex::new(Seat {
                 policy: Some(policy),
                 name,

@@ -2,7 +2,7 @@
 //! of them which thread goes on. `tests/interleave` builds them so, and says how to run it.
 
 #[cfg(not(shuttle))]
-pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use parking_lot::{Mutex, MutexGuard};
 #[cfg(not(shuttle))]
 pub(crate) use std::sync::{
     OnceLock,
@@ -43,6 +43,11 @@ pub(crate) fn this_thread() -> ThreadId {
 #[cfg(shuttle)]
 pub(crate) fn this_thread() -> ThreadId {
     thread::current().id()
+}
+
+/// Lets other threads run.
+pub(crate) fn give_way() {
+    thread::yield_now();
 }
 
 /// What a thread sleeps on. It is its own waker.
@@ -105,7 +110,7 @@ impl Wake for Parker {
 /// parking_lot's interface over shuttle's types.
 #[cfg(shuttle)]
 mod shuttle_shim {
-    pub(crate) use shuttle::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+    pub(crate) use shuttle::sync::MutexGuard;
     pub(crate) use std::sync::OnceLock;
     pub(crate) use std::sync::atomic::Ordering;
 
@@ -133,6 +138,16 @@ mod shuttle_shim {
                 pub(crate) fn swap(&self, value: $number, _: Ordering) -> $number {
                     shuttle::thread::yield_now();
                     self.0.swap(value, Ordering::SeqCst)
+                }
+                pub(crate) fn compare_exchange(
+                    &self,
+                    current: $number,
+                    new: $number,
+                    _: Ordering,
+                    _: Ordering,
+                ) -> Result<$number, $number> {
+                    shuttle::thread::yield_now();
+                    self.0.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
                 }
                 pub(crate) fn fetch_add(&self, value: $number, _: Ordering) -> $number {
                     shuttle::thread::yield_now();
@@ -168,24 +183,6 @@ mod shuttle_shim {
         }
         pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
             self.0.try_lock().ok()
-        }
-        pub(crate) fn get_mut(&mut self) -> &mut T {
-            self.0.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner())
-        }
-    }
-
-    #[derive(Debug, Default)]
-    pub(crate) struct RwLock<T>(shuttle::sync::RwLock<T>);
-
-    impl<T> RwLock<T> {
-        pub(crate) fn new(value: T) -> Self {
-            RwLock(shuttle::sync::RwLock::new(value))
-        }
-        pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
-            self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner())
-        }
-        pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
-            self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner())
         }
         pub(crate) fn get_mut(&mut self) -> &mut T {
             self.0.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner())

@@ -42,8 +42,9 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::AtomicBool;
 
 use crate::eviction::{NEVER, Slot};
+use crate::locks::{Alone, Share, SharedLock};
 use crate::segment::{Array, Zeroable};
-use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 
 /// Keys per bucket line.
 const LANES: usize = 11;
@@ -238,7 +239,8 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 
 /// A lock in a line of its own.
 #[repr(align(64))]
-struct ColumnLock(RwLock<()>);
+#[derive(Default)]
+struct ColumnLock(SharedLock);
 
 /// Where an entry lies.
 struct Cell<K, V>(UnsafeCell<MaybeUninit<(K, V)>>);
@@ -339,7 +341,7 @@ impl<K, V> Table<K, V> {
         });
         Table {
             base: base as u32,
-            locks: (0..base).map(|_| ColumnLock(RwLock::new(()))).collect(),
+            locks: (0..base).map(|_| ColumnLock::default()).collect(),
             state: AtomicU64::new(0),
             splitting: Mutex::new(()),
             buckets: Array::new((base * rows) as usize),
@@ -572,7 +574,7 @@ impl<K, V> Table<K, V> {
 
     /// Takes the lock of a location's column by `lock`, and gives its bucket.
     #[inline(always)]
-    fn bucket_under<'t, G>(&'t self, location: u32, lock: impl FnOnce(&'t RwLock<()>) -> G) -> (G, &'t Bucket) {
+    fn bucket_under<'t, G>(&'t self, location: u32, lock: impl FnOnce(&'t SharedLock) -> G) -> (G, &'t Bucket) {
         // The locked instruction below holds up every access after it, but not a prefetch before it: the bucket is
         // fetched while the processor is still busy with what came before.
         let state = self.state.load(Ordering::Acquire);
@@ -589,8 +591,8 @@ impl<K, V> Table<K, V> {
     }
 
     #[inline]
-    fn share(&self, location: u32) -> (RwLockReadGuard<'_, ()>, &Lanes) {
-        let (guard, bucket) = self.bucket_under(location, |lock| lock.read());
+    fn share(&self, location: u32) -> (Share<'_>, &Lanes) {
+        let (guard, bucket) = self.bucket_under(location, SharedLock::share);
         // SAFETY: the lock of its column is held shared for as long as the guard, which goes with the reference.
         let lanes = unsafe { &*bucket.0.get() };
         (guard, lanes)
@@ -628,7 +630,7 @@ impl<K, V> Table<K, V> {
 
     #[inline(always)]
     fn lock_location(&self, location: u32) -> Locked<'_, K, V> {
-        let (guard, bucket) = self.bucket_under(location, |lock| lock.write());
+        let (guard, bucket) = self.bucket_under(location, SharedLock::alone);
         Locked { table: self, bucket, _guard: guard }
     }
 
@@ -672,7 +674,7 @@ impl<K, V> Table<K, V> {
             return;
         }
         self.buckets.ensure(((row + rows) * base + first) as usize);
-        let _column = self.locks[first as usize].0.write();
+        let _column = self.locks[first as usize].0.alone();
         // SAFETY: both buckets are of this column, whose lock is held exclusively; they are two, the one of a row that is
         // in use, the other was made above.
         let (from, to) =
@@ -722,7 +724,7 @@ impl<K, V> Drop for Table<K, V> {
 pub(crate) struct Locked<'t, K, V> {
     table: &'t Table<K, V>,
     bucket: &'t Bucket,
-    _guard: RwLockWriteGuard<'t, ()>,
+    _guard: Alone<'t>,
 }
 
 impl<'t, K, V> Locked<'t, K, V> {

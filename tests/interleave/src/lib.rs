@@ -16,6 +16,8 @@
 pub mod eviction;
 #[path = "../../../host/larder/src/flights.rs"]
 mod flights;
+#[path = "../../../host/larder/src/locks.rs"]
+mod locks;
 #[path = "../../../host/larder/src/segment.rs"]
 mod segment;
 #[path = "../../../host/larder/src/shard.rs"]
