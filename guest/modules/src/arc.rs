@@ -10,7 +10,7 @@
 
 use alloc::vec::Vec;
 
-use larder_guest::kit::{BySlot, Ghosts, Memo, Recollection, Segments, fold};
+use larder_guest::kit::{BySlot, Ghosts, Memo, Recollection, Segments, evict_until, fold};
 use larder_guest::{About, Arrival, Change, Eviction, Limits, Parameters, Refusal, Slot, Victims};
 
 /// Seen once lately: `T1`.
@@ -33,14 +33,21 @@ pub struct Arc {
 }
 
 impl Arc {
+    /// Makes room for this weight.
+    #[inline(never)]
+    fn make_room(&mut self, weight: u32, ghost_of_frequent: bool, victims: &mut Victims) {
+        let fits = |policy: &Self| policy.segments.fits(weight);
+        evict_until(self, fits, |policy| policy.replace(ghost_of_frequent, victims));
+    }
+
     /// `REPLACE` of the paper: makes a ghost of the least recent of one list.
+    #[inline(always)]
     fn replace(&mut self, ghost_of_frequent: bool, victims: &mut Victims) {
         let recent = self.segments.load(RECENT) as f64;
         let above = recent > self.target || (ghost_of_frequent && recent >= self.target);
         let preferred = if above { RECENT } else { FREQUENT };
         let list = if self.segments.lists().is_empty(preferred) { 1 - preferred } else { preferred };
-        let Some(victim) = self.segments.front(list) else { return };
-        let weight = self.segments.remove(victim);
+        let Some((victim, weight)) = self.segments.pop_front(list) else { return };
         self.ghosts[list].insert(u64::from(self.fingerprints.get(victim)), weight);
         victims.push(victim);
     }
@@ -95,9 +102,7 @@ impl Eviction for Arc {
             let step = (weights[RECENT] / weights[FREQUENT]).max(1.0) * weight;
             self.target = (self.target - step).max(0.0);
         }
-        while !self.segments.fits(arrival.weight) {
-            self.replace(was_frequent, victims);
-        }
+        self.make_room(arrival.weight, was_frequent, victims);
         let list = if was_recent || was_frequent { FREQUENT } else { RECENT };
         self.fingerprints.set(arrival.slot, folded);
         self.segments.push_back(list, arrival.slot, arrival.weight);
@@ -110,9 +115,7 @@ impl Eviction for Arc {
 
     fn change(&mut self, change: &Change, victims: &mut Victims) {
         self.segments.reweigh(change.slot, change.weight);
-        while self.segments.total() > self.segments.capacity() {
-            self.replace(false, victims);
-        }
+        self.make_room(0, false, victims);
         self.trim_ghosts();
     }
 
@@ -122,9 +125,7 @@ impl Eviction for Arc {
     }
 
     fn adopt(&mut self, resident: &Arrival, uses: u32, victims: &mut Victims) {
-        while !self.segments.fits(resident.weight) {
-            self.replace(false, victims);
-        }
+        self.make_room(resident.weight, false, victims);
         self.fingerprints.set(resident.slot, fold(resident.fingerprint));
         self.segments.push_back(if uses > 0 { FREQUENT } else { RECENT }, resident.slot, resident.weight);
     }

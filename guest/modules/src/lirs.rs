@@ -14,7 +14,7 @@
 
 use alloc::vec::Vec;
 
-use larder_guest::kit::{BySlot, GhostQueue, Memo, Recollection, Segments, fold};
+use larder_guest::kit::{BySlot, GhostQueue, Memo, Recollection, Segments, evict_until, fold};
 use larder_guest::{About, Arrival, Change, Eviction, Limits, ParameterSpec, Parameters, Refusal, Slot, Victims};
 
 /// High inter-reference recency: the queue `Q`, from which victims come.
@@ -78,12 +78,18 @@ impl Lirs {
         }
     }
 
+    /// Makes room for this weight.
+    #[inline(never)]
+    fn make_room(&mut self, weight: u32, victims: &mut Victims) {
+        evict_until(self, |policy| policy.segments.fits(weight), |policy| policy.evict_one(victims));
+    }
+
+    #[inline(always)]
     fn evict_one(&mut self, victims: &mut Victims) {
-        let Some(victim) = self.segments.front(HIR).or(self.segments.front(LIR)) else { return };
-        let was_lir = self.segments.list_of(victim) == LIR;
-        let weight = self.segments.remove(victim);
+        let list = if self.segments.lists().is_empty(HIR) { LIR } else { HIR };
+        let Some((victim, weight)) = self.segments.pop_front(list) else { return };
         let stamp = self.stamps.get(victim);
-        if !was_lir && self.in_stack(stamp) {
+        if list == HIR && self.in_stack(stamp) {
             self.ghosts.push(self.fingerprints.get(victim), stamp, weight);
         }
         victims.push(victim);
@@ -92,12 +98,10 @@ impl Lirs {
     /// Forgets ghosts that fell out of the stack, and those above the bound.
     #[inline]
     fn trim_ghosts(&mut self) {
-        while let Some(stamp) = self.ghosts.oldest() {
-            if self.ghosts.weight() <= self.ghost_share && self.in_stack(stamp) {
-                break;
-            }
-            self.ghosts.pop();
-        }
+        // What was used last no longer than the least recent LIR block is out of the stack.
+        let bottom = self.segments.front(LIR).map(|bottom| self.stamps.get(bottom));
+        let most = self.ghost_share;
+        self.ghosts.forget_while(|weight, stamp| weight > most || bottom.is_some_and(|bottom| stamp <= bottom));
     }
 }
 
@@ -144,9 +148,7 @@ impl Eviction for Lirs {
     fn arrive(&mut self, arrival: &Arrival, victims: &mut Victims) {
         let folded = fold(arrival.fingerprint);
         let came_back = self.ghosts.take(folded).is_some_and(|(stamp, _)| self.in_stack(stamp));
-        while !self.segments.fits(arrival.weight) {
-            self.evict_one(victims);
-        }
+        self.make_room(arrival.weight, victims);
         let now = self.stamp();
         self.fingerprints.set(arrival.slot, folded);
         self.stamps.set(arrival.slot, now);
@@ -166,9 +168,7 @@ impl Eviction for Lirs {
     fn change(&mut self, change: &Change, victims: &mut Victims) {
         self.segments.reweigh(change.slot, change.weight);
         self.demote();
-        while self.segments.total() > self.segments.capacity() {
-            self.evict_one(victims);
-        }
+        self.make_room(0, victims);
     }
 
     fn residents(&self, each: &mut dyn FnMut(Slot, u32)) {
@@ -190,9 +190,7 @@ impl Eviction for Lirs {
             self.demote();
             return;
         };
-        while !self.segments.fits(resident.weight) {
-            self.evict_one(victims);
-        }
+        self.make_room(resident.weight, victims);
         self.fingerprints.set(resident.slot, fold(resident.fingerprint));
         self.stamps.set(resident.slot, stamp.min(self.clock));
         self.segments.push_back(if uses > 0 { LIR } else { HIR }, resident.slot, resident.weight);

@@ -9,7 +9,7 @@
 
 use alloc::vec::Vec;
 
-use larder_guest::kit::{BySlot, Ghosts, Memo, Recollection, Segments, fold};
+use larder_guest::kit::{BySlot, Ghosts, Memo, Recollection, Segments, evict_until, fold};
 use larder_guest::{About, Arrival, Change, Eviction, Limits, ParameterSpec, Parameters, Refusal, Slot, Victims};
 
 /// The queue on probation.
@@ -47,27 +47,46 @@ pub struct S3Fifo {
 }
 
 impl S3Fifo {
+    /// Makes room for this weight.
+    #[inline(never)]
+    fn make_room(&mut self, weight: u32, victims: &mut Victims) {
+        evict_until(self, |policy| policy.segments.fits(weight), |policy| policy.evict_one(victims));
+    }
+
+    #[inline(always)]
     fn evict_one(&mut self, victims: &mut Victims) {
         self.full_once = true;
-        loop {
-            let from_small = self.segments.load(SMALL) >= self.small_share || self.segments.lists().is_empty(MAIN);
-            let Some(slot) = self.segments.front(if from_small { SMALL } else { MAIN }) else { return };
-            let reads = self.reads.get(slot);
-            if from_small && reads >= self.promote_after {
-                self.reads.set(slot, 0);
-                self.segments.move_to_back(MAIN, slot);
-            } else if !from_small && reads > 0 {
-                self.reads.set(slot, reads - 1);
-                self.segments.move_to_back(MAIN, slot);
-            } else {
-                let weight = self.segments.remove(slot);
-                if from_small {
-                    self.ghosts.insert(self.fingerprints.get(slot).into(), weight);
-                }
-                victims.push(slot);
-                return;
-            }
+        let mut list = self.list_to_evict_from();
+        while self.is_kept(list) {
+            list = self.keep_first(list);
         }
+        let Some((victim, weight)) = self.segments.pop_front(list) else { return };
+        if list == SMALL {
+            self.ghosts.insert(self.fingerprints.get(victim).into(), weight);
+        }
+        victims.push(victim);
+    }
+
+    #[inline]
+    fn list_to_evict_from(&self) -> usize {
+        let from_small = self.segments.load(SMALL) >= self.small_share || self.segments.lists().is_empty(MAIN);
+        if from_small { SMALL } else { MAIN }
+    }
+
+    /// Whether the first of a list was read too often to go.
+    #[inline]
+    fn is_kept(&self, list: usize) -> bool {
+        let enough = if list == SMALL { self.promote_after } else { 1 };
+        self.segments.front(list).is_some_and(|first| self.reads.get(first) >= enough)
+    }
+
+    /// The first of a list goes to the end of the main queue; answers with the list to evict from then.
+    #[inline(never)]
+    fn keep_first(&mut self, list: usize) -> usize {
+        if let Some(first) = self.segments.shift(list, MAIN) {
+            self.reads.set(first, if list == SMALL { 0 } else { self.reads.get(first) - 1 });
+        }
+        self.list_to_evict_from()
     }
 
     fn admit(&mut self, list: usize, arrival: &Arrival) {
@@ -106,9 +125,7 @@ impl Eviction for S3Fifo {
 
     fn arrive(&mut self, arrival: &Arrival, victims: &mut Victims) {
         let came_back = self.ghosts.remove(fold(arrival.fingerprint).into(), arrival.weight);
-        while !self.segments.fits(arrival.weight) {
-            self.evict_one(victims);
-        }
+        self.make_room(arrival.weight, victims);
         let overflows = !self.full_once && self.segments.load(SMALL) >= self.small_share;
         self.admit(if came_back || overflows { MAIN } else { SMALL }, arrival);
     }
@@ -119,9 +136,7 @@ impl Eviction for S3Fifo {
 
     fn change(&mut self, change: &Change, victims: &mut Victims) {
         self.segments.reweigh(change.slot, change.weight);
-        while self.segments.total() > self.segments.capacity() {
-            self.evict_one(victims);
-        }
+        self.make_room(0, victims);
     }
 
     fn residents(&self, each: &mut dyn FnMut(Slot, u32)) {
@@ -132,9 +147,7 @@ impl Eviction for S3Fifo {
 
     /// The next victims fill the small queue, as far as it went or should go; the others the main one.
     fn adopt(&mut self, resident: &Arrival, uses: u32, victims: &mut Victims) {
-        while !self.segments.fits(resident.weight) {
-            self.evict_one(victims);
-        }
+        self.make_room(resident.weight, victims);
         let small = match &mut self.small_to_come {
             Some(to_come) => core::mem::replace(to_come, to_come.saturating_sub(1)) > 0,
             None => self.segments.load(SMALL) < self.small_share,

@@ -9,7 +9,7 @@
 
 use alloc::vec::Vec;
 
-use larder_guest::kit::{BySlot, Ghosts, Memo, Recollection, Segments, fold};
+use larder_guest::kit::{BySlot, Ghosts, Memo, Recollection, Segments, evict_until, fold};
 use larder_guest::{About, Arrival, Change, Eviction, Limits, ParameterSpec, Parameters, Refusal, Slot, Victims};
 
 /// The FIFO of newcomers.
@@ -37,10 +37,16 @@ pub struct TwoQ {
 }
 
 impl TwoQ {
+    /// Makes room for this weight.
+    #[inline(never)]
+    fn make_room(&mut self, weight: u32, victims: &mut Victims) {
+        evict_until(self, |policy| policy.segments.fits(weight), |policy| policy.evict_one(victims));
+    }
+
+    #[inline(always)]
     fn evict_one(&mut self, victims: &mut Victims) {
         let from_in = self.segments.load(IN) > self.in_share || self.segments.lists().is_empty(MAIN);
-        let Some(victim) = self.segments.front(if from_in { IN } else { MAIN }) else { return };
-        let weight = self.segments.remove(victim);
+        let Some((victim, weight)) = self.segments.pop_front(if from_in { IN } else { MAIN }) else { return };
         if from_in {
             self.out.insert(u64::from(self.fingerprints.get(victim)), weight);
         }
@@ -76,9 +82,7 @@ impl Eviction for TwoQ {
     fn arrive(&mut self, arrival: &Arrival, victims: &mut Victims) {
         let folded = fold(arrival.fingerprint);
         let came_back = self.out.remove(u64::from(folded), arrival.weight);
-        while !self.segments.fits(arrival.weight) {
-            self.evict_one(victims);
-        }
+        self.make_room(arrival.weight, victims);
         self.fingerprints.set(arrival.slot, folded);
         self.segments.push_back(if came_back { MAIN } else { IN }, arrival.slot, arrival.weight);
     }
@@ -89,9 +93,7 @@ impl Eviction for TwoQ {
 
     fn change(&mut self, change: &Change, victims: &mut Victims) {
         self.segments.reweigh(change.slot, change.weight);
-        while self.segments.total() > self.segments.capacity() {
-            self.evict_one(victims);
-        }
+        self.make_room(0, victims);
     }
 
     fn residents(&self, each: &mut dyn FnMut(Slot, u32)) {
@@ -100,9 +102,7 @@ impl Eviction for TwoQ {
     }
 
     fn adopt(&mut self, resident: &Arrival, uses: u32, victims: &mut Victims) {
-        while !self.segments.fits(resident.weight) {
-            self.evict_one(victims);
-        }
+        self.make_room(resident.weight, victims);
         self.fingerprints.set(resident.slot, fold(resident.fingerprint));
         self.segments.push_back(if uses > 0 { MAIN } else { IN }, resident.slot, resident.weight);
     }

@@ -74,12 +74,17 @@ impl<T: Copy> GhostQueue<T> {
 
     /// Puts one at the end. One with the same folded fingerprint is forgotten first.
     pub fn push(&mut self, folded: u32, note: T, weight: u32) {
-        self.take(folded);
         if self.queue.len() > 2 * self.len + 16 || self.first.wrapping_add(self.queue.len() as u32) > NOWHERE - 2 {
             self.close_holes();
         }
         if 4 * (self.len + 1) > 3 * self.table.len() {
             self.grow_table();
+        }
+        let at = self.place(folded);
+        if self.table[at][1] != NOWHERE {
+            let index = (self.table[at][1] - self.first) as usize;
+            self.len -= 1;
+            self.weight -= u64::from(self.weight_at(index));
         }
         let position = self.first + self.queue.len() as u32;
         if weight != 1 && self.weights.is_empty() {
@@ -90,7 +95,7 @@ impl<T: Copy> GhostQueue<T> {
             self.weights.push_back(weight);
         }
         self.queue.push_back((folded, note));
-        self.insert(folded, position);
+        self.table[at] = [folded, position];
         self.len += 1;
         self.weight += u64::from(weight);
     }
@@ -107,33 +112,31 @@ impl<T: Copy> GhostQueue<T> {
         Some((note, weight))
     }
 
-    /// The note of the oldest.
+    /// Forgets the oldest, for as long as `goes` says so of what all weigh together and the oldest's note.
+    ///
+    /// It is asked of ghosts that were called back, too, as long as nothing says that they were; so what it says of a note, it
+    /// must say of those before.
     #[inline]
-    pub fn oldest(&mut self) -> Option<T> {
-        while let Some(&(folded, note)) = self.queue.front() {
-            match self.find(folded) {
-                Some(at) if self.table[at][1] == self.first => return Some(note),
-                _ => self.drop_front(),
-            }
+    pub fn forget_while(&mut self, mut goes: impl FnMut(u64, T) -> bool) {
+        while let Some(&(_, note)) = self.queue.front()
+            && goes(self.weight, note)
+        {
+            self.forget_first();
         }
-        None
     }
 
-    /// Forgets the oldest; answers with its weight.
-    #[inline]
-    pub fn pop(&mut self) -> Option<u32> {
-        while let Some(&(folded, _)) = self.queue.front() {
-            let found = self.find(folded).filter(|&at| self.table[at][1] == self.first);
-            let weight = self.weight_at(0);
-            self.drop_front();
-            if let Some(at) = found {
-                self.erase(at);
-                self.len -= 1;
-                self.weight -= u64::from(weight);
-                return Some(weight);
-            }
+    /// Forgets the first of the queue, which may be a hole.
+    fn forget_first(&mut self) {
+        let Some((folded, _)) = self.queue.pop_front() else { return };
+        let weight = self.weights.pop_front().unwrap_or(1);
+        let position = self.first;
+        self.first += 1;
+        let at = self.place(folded);
+        if self.table[at] == [folded, position] {
+            self.erase(at);
+            self.len -= 1;
+            self.weight -= u64::from(weight);
         }
-        None
     }
 
     /// Changes every note.
@@ -145,12 +148,6 @@ impl<T: Copy> GhostQueue<T> {
         self.weights.get(index).copied().unwrap_or(1)
     }
 
-    fn drop_front(&mut self) {
-        self.queue.pop_front();
-        self.weights.pop_front();
-        self.first += 1;
-    }
-
     /// Where the search for one begins. Multiplied: shards may have taken some bits.
     #[inline]
     fn home(&self, folded: u32) -> usize {
@@ -160,21 +157,22 @@ impl<T: Copy> GhostQueue<T> {
 
     #[inline]
     fn find(&self, folded: u32) -> Option<usize> {
+        let at = self.place(folded);
+        (self.table[at][1] != NOWHERE).then_some(at)
+    }
+
+    /// Where one is, or else the empty place where it would be.
+    #[inline]
+    fn place(&self, folded: u32) -> usize {
         let mut at = self.home(folded);
-        loop {
-            match self.table[at] {
-                [_, NOWHERE] => return None,
-                [other, _] if other == folded => return Some(at),
-                _ => at = (at + 1) & (self.table.len() - 1),
-            }
+        while self.table[at][1] != NOWHERE && self.table[at][0] != folded {
+            at = (at + 1) & (self.table.len() - 1);
         }
+        at
     }
 
     fn insert(&mut self, folded: u32, position: u32) {
-        let mut at = self.home(folded);
-        while self.table[at][1] != NOWHERE {
-            at = (at + 1) & (self.table.len() - 1);
-        }
+        let at = self.place(folded);
         self.table[at] = [folded, position];
     }
 
@@ -272,6 +270,17 @@ mod tests {
     use super::*;
     use crate::testkit::fingerprint;
 
+    /// Forgets the oldest: its note and weight.
+    fn pop<T: Copy>(ghosts: &mut GhostQueue<T>) -> Option<(T, u32)> {
+        let (before, mut last) = (ghosts.weight(), None);
+        ghosts.forget_while(|weight, note| {
+            let goes = weight == before;
+            last = if goes { Some(note) } else { last };
+            goes
+        });
+        last.filter(|_| ghosts.weight() < before).map(|note| (note, (before - ghosts.weight()) as u32))
+    }
+
     #[test]
     fn a_successor_remembers_the_same() {
         for heaviest in [1, 9] {
@@ -294,7 +303,7 @@ mod tests {
             assert!(ghosts.len() > 100);
             while !ghosts.is_empty() {
                 assert_eq!((ghosts.len(), ghosts.weight()), (other.len(), other.weight()));
-                assert_eq!((ghosts.oldest(), ghosts.pop()), (other.oldest(), other.pop()));
+                assert_eq!(pop(&mut ghosts), pop(&mut other));
             }
             for length in 4..bytes.len() {
                 assert!(GhostQueue::read(&mut Recollection::of(&bytes[..length], 1).unwrap()).is_none());
@@ -322,9 +331,9 @@ mod tests {
                     ghosts.push(folded, n, weight);
                 }
                 while model.len() > bound {
-                    assert_eq!(ghosts.pop(), Some(model.remove(0).2), "step {n}");
+                    let (_, note, weight) = model.remove(0);
+                    assert_eq!(pop(&mut ghosts), Some((note, weight)), "step {n}");
                 }
-                assert_eq!(ghosts.oldest(), model.first().map(|ghost| ghost.1), "step {n}");
                 let weight = model.iter().map(|ghost| u64::from(ghost.2)).sum::<u64>();
                 assert_eq!((ghosts.len(), ghosts.weight()), (model.len(), weight), "step {n}");
                 assert!(ghosts.queue.len() <= 2 * ghosts.len() + 32, "holes are closed");

@@ -93,15 +93,18 @@ impl Ghosts {
     /// Adds a fingerprint as the newest (also if it is there already). The oldest leave if they must; so does the new
     /// one at once if it alone weighs more than the bound.
     pub fn insert(&mut self, fingerprint: u64, weight: u32) {
-        self.remove(fingerprint, weight);
         self.push(tag_of(fingerprint), weight);
         while self.weight() > self.bound && self.pop_oldest() {}
     }
 
-    /// Adds a tag that is not there, or dead, as the newest.
+    /// Adds a tag as the newest.
+    #[inline]
     fn push(&mut self, tag: u32, weight: u32) {
         self.make_room();
         let at = self.place(tag);
+        if self.table[at] & 1 == 1 {
+            self.let_die(at, weight);
+        }
         let word = self.table[at];
         self.len += 1;
         if (word >> 1) & 3 == MOST_COPIES {
@@ -130,10 +133,16 @@ impl Ghosts {
         if self.table[at] & 1 == 0 {
             return false;
         }
+        self.let_die(at, weight);
+        true
+    }
+
+    /// The ghost at a place is one no more; its copy in the ring is dead.
+    #[inline]
+    fn let_die(&mut self, at: usize, weight: u32) {
         self.table[at] &= !1;
         self.len -= 1;
         self.dead_weight = (self.dead_weight + u64::from(weight)).min(self.ring_weight);
-        true
     }
 
     /// Forgets the oldest; answers whether there was one.
@@ -283,33 +292,46 @@ impl Ghosts {
     }
 
     /// Makes sure that one more copy fits in the ring and in the table.
+    #[inline]
     fn make_room(&mut self) {
         if self.ring.len() == self.ring.capacity() {
-            // Sweeping costs as much as the ring is long, and frees an eighth of it or more: constant, amortised.
-            if (self.ring.len() - self.len) * 8 > self.ring.len() {
-                self.sweep();
-            } else {
-                // As `BySlot`: room that nothing was written to costs nothing, and what a ring that moves leaves behind does.
-                let leaps = self.ring.len() >= LEAPS_FROM && self.weights.is_empty();
-                let more = if leaps { LEAP * self.ring.len() } else { self.ring.len() / 2 + 8 };
-                let enough = self.most_copies().saturating_sub(self.ring.len());
-                let more = if enough == 0 { more } else { more.min(enough) };
-                self.ring.reserve_exact(more);
-                if !self.weights.is_empty() {
-                    self.weights.reserve_exact(more);
-                }
-            }
+            self.make_room_in_ring();
         }
         // At four fifths a search passes 13 places, in which half of the time of S3-FIFO went.
         if (self.used + 1) * 8 > self.table.len() * 5 {
-            let old = core::mem::take(&mut self.table);
-            let len = old.len() * 3 / 2 + 8;
-            let enough = self.most_copies().saturating_mul(8) / 5 + 8;
-            self.table = vec![0; if enough > old.len() + 8 { len.min(enough) } else { len }];
-            for word in old.into_iter().filter(|&word| word != 0) {
-                let at = self.place(word >> 3);
-                self.table[at] = word;
-            }
+            self.make_room_in_table();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make_room_in_ring(&mut self) {
+        // Sweeping costs as much as the ring is long, and frees an eighth of it or more: constant, amortised.
+        if (self.ring.len() - self.len) * 8 > self.ring.len() {
+            self.sweep();
+            return;
+        }
+        // As `BySlot`: room that nothing was written to costs nothing, and what a ring that moves leaves behind does.
+        let leaps = self.ring.len() >= LEAPS_FROM && self.weights.is_empty();
+        let more = if leaps { LEAP * self.ring.len() } else { self.ring.len() / 2 + 8 };
+        let enough = self.most_copies().saturating_sub(self.ring.len());
+        let more = if enough == 0 { more } else { more.min(enough) };
+        self.ring.reserve_exact(more);
+        if !self.weights.is_empty() {
+            self.weights.reserve_exact(more);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make_room_in_table(&mut self) {
+        let old = core::mem::take(&mut self.table);
+        let len = old.len() * 3 / 2 + 8;
+        let enough = self.most_copies().saturating_mul(8) / 5 + 8;
+        self.table = vec![0; if enough > old.len() + 8 { len.min(enough) } else { len }];
+        for word in old.into_iter().filter(|&word| word != 0) {
+            let at = self.place(word >> 3);
+            self.table[at] = word;
         }
     }
 

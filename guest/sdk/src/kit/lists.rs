@@ -117,6 +117,12 @@ impl<const N: usize> Lists<N> {
     #[inline]
     pub fn remove(&mut self, slot: Slot) {
         let list = self.list_of(slot);
+        self.unlink(list, slot);
+        self.lens[list] -= 1;
+    }
+
+    #[inline]
+    fn unlink(&mut self, list: usize, slot: Slot) {
         let [previous, next] = self.links.get(slot);
         match previous {
             NONE => self.heads[list] = next,
@@ -126,14 +132,19 @@ impl<const N: usize> Lists<N> {
             NONE => self.tails[list] = previous,
             next => self.links_mut(next)[0] = previous,
         }
-        self.lens[list] -= 1;
     }
 
     /// Takes the first of a list.
     #[inline]
     pub fn pop_front(&mut self, list: usize) -> Option<Slot> {
         let first = self.front(list)?;
-        self.remove(first);
+        let [_, next] = self.links.get(first);
+        self.heads[list] = next;
+        match next {
+            NONE => self.tails[list] = NONE,
+            next => self.links_mut(next)[0] = NONE,
+        }
+        self.lens[list] -= 1;
         Some(first)
     }
 
@@ -148,10 +159,21 @@ impl<const N: usize> Lists<N> {
     /// Moves a slot to the end of a list, from whichever it is in.
     #[inline]
     pub fn move_to_back(&mut self, list: usize, slot: Slot) {
-        if self.tails[list] != slot {
+        let last = self.tails[list];
+        if last == slot {
+            return;
+        }
+        let from = self.list_of(slot);
+        if from != list {
             self.remove(slot);
             self.push_back(list, slot);
+            return;
         }
+        // Not the last, so there is one after it, and one that was the last.
+        self.unlink(list, slot);
+        *self.links_mut(slot) = [last, NONE];
+        self.links_mut(last)[1] = slot;
+        self.tails[list] = slot;
     }
 
     /// The slots of a list from first to last.

@@ -93,6 +93,15 @@ impl<const N: usize> Segments<N> {
         weight
     }
 
+    /// The first of a list goes; answers with it and its weight.
+    #[inline]
+    pub fn pop_front(&mut self, list: usize) -> Option<(Slot, u32)> {
+        let first = self.lists.pop_front(list)?;
+        let weight = self.weights.remove(first);
+        self.loads[list] -= u64::from(weight);
+        Some((first, weight))
+    }
+
     /// Moves a resident to the end of a list, from whichever it is in.
     #[inline]
     pub fn move_to_back(&mut self, list: usize, slot: Slot) {
@@ -108,8 +117,11 @@ impl<const N: usize> Segments<N> {
     /// Moves the first of a list to the end of another.
     #[inline]
     pub fn shift(&mut self, from: usize, to: usize) -> Option<Slot> {
-        let first = self.front(from)?;
-        self.move_to_back(to, first);
+        let first = self.lists.pop_front(from)?;
+        let weight = u64::from(self.weights.get(first));
+        self.loads[from] -= weight;
+        self.loads[to] += weight;
+        self.lists.push_back(to, first);
         Some(first)
     }
 
