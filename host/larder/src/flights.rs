@@ -181,12 +181,18 @@ impl<K, V> Seats<K, V> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn add(&mut self, seat: Seat<K, V>) {
         match &mut self.first {
             first @ None => *first = Some(seat),
-            Some(_) => _ = self.rest.insert_unique(seat.hash, seat, |seat| seat.hash),
+            Some(_) => self.add_to_rest(seat),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn add_to_rest(&mut self, seat: Seat<K, V>) {
+        self.rest.insert_unique(seat.hash, seat, |seat| seat.hash);
     }
 
     #[inline]

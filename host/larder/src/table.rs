@@ -533,7 +533,8 @@ impl<K, V> Table<K, V> {
         }
     }
 
-    /// Takes the marks of `words` times 64 slots from `hand` on, in a circle of `slots`, which moves `hand` on.
+    /// Takes the marks of `words` times 64 slots from `hand` on, in a circle of `slots`, which moves `hand` on. Without a locked
+    /// instruction: a mark that comes meanwhile may be lost, as by [`Self::hint_read`].
     #[inline]
     pub(crate) fn sweep_reads(&self, hand: &mut Slot, slots: Slot, words: u32, mut read: impl FnMut(Slot)) {
         for _ in 0..words.min(slots.div_ceil(64)) {
@@ -542,12 +543,13 @@ impl<K, V> Table<K, V> {
             }
             // Segments are whole words, and so is the circle but for its end.
             let (word, _) = self.read_mark(*hand);
-            if word.load(Ordering::Relaxed) != 0 {
-                let mut marks = word.swap(0, Ordering::Relaxed);
-                while marks != 0 {
-                    read(*hand + marks.trailing_zeros());
-                    marks &= marks - 1;
-                }
+            let (first, mut marks) = (*hand, word.load(Ordering::Relaxed));
+            if marks != 0 {
+                word.store(0, Ordering::Relaxed);
+            }
+            while marks != 0 {
+                read(first + marks.trailing_zeros());
+                marks &= marks - 1;
             }
             *hand += 64;
         }
