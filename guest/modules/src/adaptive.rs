@@ -103,7 +103,7 @@ mod tests;
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use larder_guest::kit::{BySlot, Weights};
+use larder_guest::kit::{BySlot, Weights, evict_until};
 use larder_guest::{About, Arrival, Change, Eviction, Limits, Parameters, Refusal, Slot, Victims};
 
 use ghosts::{Ghosts, WAYS};
@@ -439,7 +439,7 @@ impl Adaptive {
     /// Makes room, where there is too little after one came or changed: its past is this.
     #[inline]
     fn shrink(&mut self, newcomer: Slot, past: Past, victims: &mut Victims) {
-        if self.weights.total() <= self.weights.capacity() {
+        if self.weights.fits(0) {
             return;
         }
         if self.weighted {
@@ -454,21 +454,15 @@ impl Adaptive {
         let now = self.now();
         let own = self.worth_of::<W>(past, newcomer, now);
         self.counts = self.ticks.is_multiple_of(COUNTED[usize::from(self.live >= 1024)]);
-        self.evict_one::<W>(now, newcomer, own, victims);
-        // Where all weigh 1, one is enough.
-        if W && self.weights.total() > self.weights.capacity() {
-            self.evict_more(now, newcomer, own, victims);
+        if W {
+            let fits = |policy: &Self| policy.weights.fits(0);
+            evict_until(self, fits, |policy| policy.evict_one::<W>(now, newcomer, own, victims));
+        } else {
+            // Where all weigh 1, one is enough.
+            self.evict_one::<W>(now, newcomer, own, victims);
         }
         if self.is_resident(newcomer) {
             self.trial.push_back(newcomer);
-        }
-    }
-
-    /// One was not enough.
-    #[inline(never)]
-    fn evict_more(&mut self, now: u32, newcomer: Slot, own: i32, victims: &mut Victims) {
-        while self.weights.total() > self.weights.capacity() {
-            self.evict_one::<true>(now, newcomer, own, victims);
         }
     }
 

@@ -47,6 +47,12 @@ pub struct Lirs {
     recalled: Option<(Vec<u32>, Vec<u32>)>,
 }
 
+/// Whether something used at `stamp` is more recent than the bottom of the stack.
+#[inline]
+fn is_above(stamp: u32, bottom: Option<u32>) -> bool {
+    bottom.is_none_or(|bottom| stamp > bottom)
+}
+
 impl Lirs {
     fn stamp(&mut self) -> u32 {
         if self.clock == u32::MAX {
@@ -64,10 +70,16 @@ impl Lirs {
         self.ghosts.for_each_note(|stamp| *stamp = stamp.saturating_sub(HALF));
     }
 
-    /// Whether something used at `stamp` is in the stack: more recent than the least recent LIR block.
+    /// Whether something used at `stamp` is in the stack.
     #[inline]
     fn in_stack(&self, stamp: u32) -> bool {
-        self.segments.front(LIR).is_none_or(|bottom| stamp > self.stamps.get(bottom))
+        is_above(stamp, self.bottom())
+    }
+
+    /// When the least recent LIR block was used, with which the stack ends; none: nothing is below it.
+    #[inline]
+    fn bottom(&self) -> Option<u32> {
+        self.segments.front(LIR).map(|bottom| self.stamps.get(bottom))
     }
 
     /// The least recent LIR blocks become HIR until the rest have their share; not the most recent, however heavy.
@@ -98,10 +110,8 @@ impl Lirs {
     /// Forgets ghosts that fell out of the stack, and those above the bound.
     #[inline]
     fn trim_ghosts(&mut self) {
-        // What was used last no longer than the least recent LIR block is out of the stack.
-        let bottom = self.segments.front(LIR).map(|bottom| self.stamps.get(bottom));
-        let most = self.ghost_share;
-        self.ghosts.forget_while(|weight, stamp| weight > most || bottom.is_some_and(|bottom| stamp <= bottom));
+        let (bottom, most) = (self.bottom(), self.ghost_share);
+        self.ghosts.forget_while(|weight, stamp| weight > most || !is_above(stamp, bottom));
     }
 }
 

@@ -749,27 +749,11 @@ mod tests {
     use std::future::poll_fn;
     use std::pin::pin;
 
-    #[cfg(not(shuttle))]
-    use std::thread::spawn;
-
-    #[cfg(shuttle)]
-    use shuttle::thread::spawn;
-
     use super::*;
+    use crate::sync::{interleave, spawn};
 
     const KEY: u64 = 7;
     const HASH: u64 = 7 << 59;
-
-    /// As shuttle interleaves it; or for some rounds, as the machine does. `test` is told the round.
-    fn interleave(rounds: u64, test: impl Fn(u64) + Send + Sync + 'static) {
-        #[cfg(shuttle)]
-        {
-            let round = std::sync::atomic::AtomicU64::new(0);
-            shuttle::check_random(move || test(round.fetch_add(1, Ordering::SeqCst)), 100 * rounds as usize);
-        }
-        #[cfg(not(shuttle))]
-        (0..if cfg!(miri) { rounds.min(10) } else { rounds }).for_each(test);
-    }
 
     /// A cache of one key, and its source.
     struct World {

@@ -76,7 +76,7 @@ impl<T> Lock<T> {
 
     #[inline]
     pub(crate) fn lock(&self) -> Held<'_, T> {
-        // Where it is held, this takes nothing from the word but whether it was busy, which the holder knows and writes anew.
+        // Where it is held the word says so already, and this changes nothing.
         let before = self.word.swap(HELD, Ordering::Acquire);
         let after = if before == HELD { self.wait() } else { before };
         Held { lock: self, after, content: PhantomData }
@@ -231,21 +231,9 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
-    #[cfg(not(shuttle))]
-    use std::thread::spawn;
-
-    #[cfg(shuttle)]
-    use shuttle::thread::spawn;
 
     use super::*;
-
-    /// As shuttle interleaves it; or for some rounds, as the machine does.
-    fn interleaved(test: impl Fn() + Send + Sync + 'static) {
-        #[cfg(shuttle)]
-        shuttle::check_random(test, 2_000);
-        #[cfg(not(shuttle))]
-        (0..if cfg!(miri) { 3 } else { 100 }).for_each(|_| test());
-    }
+    use crate::sync::{interleave, spawn};
 
     /// Runs it on three threads.
     fn on_three(what: impl Fn() + Send + Sync + 'static) {
@@ -256,7 +244,7 @@ mod tests {
 
     #[test]
     fn one_thread_has_a_lock() {
-        interleaved(|| {
+        interleave(100, |_| {
             let lock = Arc::new(Lock::new(0));
             let counted = lock.clone();
             on_three(move || {
@@ -297,7 +285,7 @@ mod tests {
     /// Who finds the lock idle has done what it did before in time for who takes it later.
     #[test]
     fn who_is_not_seen_sees() {
-        interleaved(|| {
+        interleave(100, |_| {
             let (lock, told) = (Arc::new(Lock::new(())), Arc::new(AtomicU32::new(0)));
             let teller = {
                 let (lock, told) = (lock.clone(), told.clone());
@@ -314,7 +302,7 @@ mod tests {
 
     #[test]
     fn many_share_or_one_is_alone() {
-        interleaved(|| {
+        interleave(100, |_| {
             let (lock, inside) = (Arc::new(SharedLock::default()), Arc::new(AtomicU32::new(0)));
             const ALONE: u32 = 100;
             let (ended_lock, ended_inside) = (lock.clone(), inside.clone());
@@ -340,7 +328,7 @@ mod tests {
     /// Two who share in turns, so that somebody always does, until a third has had it alone.
     #[test]
     fn sharers_let_somebody_in_who_waits() {
-        interleaved(|| {
+        interleave(100, |_| {
             let (lock, was_alone) = (Arc::new(SharedLock::default()), Arc::new(AtomicBool::new(false)));
             let waiting = {
                 let (lock, was_alone) = (lock.clone(), was_alone.clone());

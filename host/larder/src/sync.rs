@@ -21,6 +21,9 @@ pub(crate) use shuttle::thread::ThreadId;
 #[cfg(shuttle)]
 pub(crate) use shuttle_shim::*;
 
+#[cfg(test)]
+pub(crate) use thread::spawn;
+
 use std::sync::Arc;
 use std::task::Wake;
 use std::time::Duration;
@@ -48,6 +51,18 @@ pub(crate) fn this_thread() -> ThreadId {
 /// Lets other threads run.
 pub(crate) fn give_way() {
     thread::yield_now();
+}
+
+/// As shuttle interleaves it; or for some rounds, as the machine does. `test` is told the round.
+#[cfg(test)]
+pub(crate) fn interleave(rounds: u64, test: impl Fn(u64) + Send + Sync + 'static) {
+    #[cfg(shuttle)]
+    {
+        let round = std::sync::atomic::AtomicU64::new(0);
+        shuttle::check_random(move || test(round.fetch_add(1, Ordering::SeqCst)), 100 * rounds as usize);
+    }
+    #[cfg(not(shuttle))]
+    (0..if cfg!(miri) { rounds.min(10) } else { rounds }).for_each(test);
 }
 
 /// What a thread sleeps on. It is its own waker.
