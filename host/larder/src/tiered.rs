@@ -31,6 +31,8 @@ mod builder;
 mod bus;
 mod codec;
 mod copies;
+#[cfg(any(feature = "journal", feature = "disk"))]
+mod directory;
 #[cfg(feature = "disk")]
 mod disk;
 mod driver;

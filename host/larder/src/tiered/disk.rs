@@ -18,6 +18,7 @@
 //! monotonic clock: setting the clock back makes nothing fresh again.
 
 mod file;
+mod watched;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
@@ -78,13 +79,13 @@ pub enum DiskSetupError {
 #[cfg(feature = "testkit")]
 #[doc(hidden)]
 pub trait Medium: Send + Sync + 'static {
-    /// Opens what is there, or makes it.
+    /// What is there, for one at a time.
     #[allow(clippy::missing_errors_doc)] // As the test has it.
-    fn open(&self, builder: redb::Builder) -> Result<redb::Database, redb::DatabaseError>;
+    fn bytes(&self) -> Result<Box<dyn redb::StorageBackend>, redb::DatabaseError>;
 
-    /// Puts what is there out of the way.
+    /// Puts what is there out of the way, for good.
     #[allow(clippy::missing_errors_doc)] // As above.
-    fn set_aside(&self) -> std::io::Result<()>;
+    fn remove(&self) -> std::io::Result<()>;
 }
 
 /// Sets a [`DiskTier`] up. From [`DiskTier::builder`].
@@ -118,7 +119,8 @@ impl DiskTierBuilder {
     }
 
     /// Opens the file, or makes it. One that is damaged is set aside, beside it with `.damaged` behind its name, and a new one
-    /// begun: what it had was copies.
+    /// begun: what it had was copies. So is one whose sync has failed, now or later, which is removed: nobody knows what the disk
+    /// has then.
     ///
     /// # Errors
     /// [`DiskSetupError`], which says what to do.
@@ -171,6 +173,7 @@ impl DiskTierBuilder {
                 groups: Groups::default(),
                 pending: HashMap::default(),
                 limbo: HashSet::default(),
+                ending_limbo: HashSet::default(),
                 all_in_limbo: false,
                 last: contents.rows.iter().map(|(number, _)| *number).max().unwrap_or(0),
                 queue: Vec::new(),
@@ -304,6 +307,8 @@ struct State {
     pending: HashMap<u64, Arc<[u8]>, RandomState>,
     /// Keys, by their hashes, of which the file may have a copy after a crash though `rows` has none.
     limbo: HashSet<u64, RandomState>,
+    /// Those of them that the commit under way, which syncs, sees to.
+    ending_limbo: HashSet<u64, RandomState>,
     /// A commit failed: it may have one of any key.
     all_in_limbo: bool,
     /// The last number that a copy was given.
@@ -327,6 +332,11 @@ struct Row {
 }
 
 impl State {
+    /// Whether the file may have a copy, after a crash, of the key with this hash.
+    fn is_in_limbo(&self, hash: u64) -> bool {
+        self.all_in_limbo || self.limbo.contains(&hash) || self.ending_limbo.contains(&hash)
+    }
+
     /// What a file has to have that was opened again.
     fn known(&self) -> Known {
         Known {
@@ -430,7 +440,7 @@ impl Shared {
 
     /// Takes copies away; what to wait for if the file may have any of them.
     fn remove(self: &Arc<Self>, state: &mut State, keys: &[Arc<str>]) -> Option<Told> {
-        let (mut changes, mut sync) = (Vec::new(), state.all_in_limbo);
+        let (mut changes, mut sync) = (Vec::new(), false);
         for key in keys {
             if let Some(row) = state.rows.remove(key) {
                 state.pending.remove(&row.number);
@@ -438,7 +448,7 @@ impl Shared {
                 changes.push(Change::Remove(row.number));
                 state.limbo.insert(self.hasher.hash_one(&**key));
             }
-            sync |= state.limbo.contains(&self.hasher.hash_one(&**key));
+            sync |= state.is_in_limbo(self.hasher.hash_one(&**key));
         }
         sync.then(|| self.queue(state, changes, true))
     }
@@ -472,7 +482,7 @@ impl Shared {
             state.pending.remove(&old.number);
             changes.push(Change::Remove(old.number));
         }
-        let is_there = old.is_some() || state.all_in_limbo || state.limbo.contains(&self.hasher.hash_one(&*key));
+        let is_there = old.is_some() || state.is_in_limbo(self.hasher.hash_one(&*key));
         state.pending.insert(number, bytes.clone());
         let described = Described { key: key.clone(), ends_at, ended_at: NEVER, bytes: weight };
         changes.push(Change::Put(number, described, bytes));
@@ -510,8 +520,8 @@ impl Shared {
                     }
                 }
                 // What the file may have and memory does not is to be gone, not stale: that is what it is in memory.
-                let in_limbo = |key: &Arc<str>| state.limbo.contains(&self.hasher.hash_one(&**key));
-                let sync = state.all_in_limbo || !changes.is_empty() || keys.iter().any(in_limbo);
+                let in_limbo = |key: &Arc<str>| state.is_in_limbo(self.hasher.hash_one(&**key));
+                let sync = !changes.is_empty() || keys.iter().any(in_limbo);
                 sync.then(|| self.queue(&mut state, changes, true))
             }
         }
@@ -624,7 +634,6 @@ struct Batch {
     puts: Vec<(u64, Arc<str>)>,
     bytes: usize,
     sync: bool,
-    limbo: HashSet<u64, RandomState>,
     all_in_limbo: bool,
 }
 
@@ -654,12 +663,14 @@ impl Committing {
         let mut changes: Vec<_> = std::mem::take(&mut state.removals).into_iter().map(Change::Remove).collect();
         let is_late = state.synced_at.elapsed() > SYNC_AFTER || state.unsynced > self.shared.most_unsynced();
         let sync = is_late || queued.iter().any(|queued| queued.sync);
+        if sync {
+            state.ending_limbo = std::mem::take(&mut state.limbo);
+        }
         let mut batch = Batch {
             waiting: Vec::with_capacity(queued.len()),
             puts: Vec::new(),
             bytes: 0,
             sync,
-            limbo: if sync { std::mem::take(&mut state.limbo) } else { HashSet::default() },
             all_in_limbo: state.all_in_limbo,
         };
         for queued in queued {
@@ -686,6 +697,7 @@ impl Committing {
         match &result {
             Ok(()) if batch.sync => {
                 (state.unsynced, state.synced_at) = (0, Instant::now());
+                state.ending_limbo.clear();
                 // Of what failed meanwhile nothing is known; but nothing fails meanwhile.
                 state.all_in_limbo &= !batch.all_in_limbo;
             }
@@ -693,7 +705,8 @@ impl Committing {
             Ok(()) => state.unsynced += batch.bytes + 1,
             Err(error) => {
                 tracing::warn!(path = %self.shared.path.display(), error, "a disk tier failed");
-                state.limbo.extend(batch.limbo);
+                let ending = std::mem::take(&mut state.ending_limbo);
+                state.limbo.extend(ending);
                 state.all_in_limbo = true;
                 for (number, key) in &batch.puts {
                     if state.rows.get(key).is_some_and(|row| row.number == *number) {

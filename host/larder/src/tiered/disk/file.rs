@@ -5,16 +5,21 @@
 //! redb's. A copy has its key before its envelope, which has a checksum: what lies at a wrong number is seen.
 
 use std::collections::HashSet;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use parking_lot::Mutex;
+use redb::backends::FileBackend;
 use redb::{
-    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
-    TableError, WriteTransaction,
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend, StorageError, Table,
+    TableDefinition, TableError, WriteTransaction,
 };
 
 use super::DiskSetupError;
+use super::watched::{Doubt, Watched};
+use crate::tiered::directory::sync_directory_of;
 use crate::tiered::envelope::Envelope;
 use crate::tiered::groups::Version;
 use crate::tiered::panics::caught;
@@ -118,31 +123,74 @@ pub(super) enum Place {
 }
 
 impl Place {
-    fn create(&self) -> Result<Database, DatabaseError> {
+    /// What is there, or nothing yet.
+    fn bytes(&self) -> Result<Box<dyn StorageBackend>, DatabaseError> {
         match self {
-            Place::Path(path) => builder().create(path),
+            Place::Path(path) => {
+                let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+                Ok(Box::new(FileBackend::new(file)?))
+            }
             #[cfg(feature = "testkit")]
-            Place::Medium(medium) => medium.open(builder()),
+            Place::Medium(medium) => medium.bytes(),
         }
     }
 
-    /// The bytes that it begins with.
-    fn begins(&self) -> Vec<u8> {
+    /// Whether it begins as redb's files do.
+    fn is_redb_s(&self) -> bool {
         match self {
-            Place::Path(path) => std::fs::read(path).unwrap_or_default(),
+            Place::Path(path) => {
+                let mut begins = [0; MAGIC.len()];
+                fs::File::open(path).is_ok_and(|mut file| file.read_exact(&mut begins).is_ok() && begins == MAGIC)
+            }
             #[cfg(feature = "testkit")]
-            Place::Medium(_) => MAGIC.to_vec(),
+            Place::Medium(_) => true,
         }
     }
 
-    /// Puts what is there out of the way.
-    fn set_aside(&self, aside: &Path) -> std::io::Result<()> {
+    /// Puts what is there out of the way, for somebody to look at. What returns is so after a power cut, too.
+    fn set_aside(&self, aside: &Path) -> io::Result<()> {
         match self {
-            Place::Path(path) => std::fs::rename(path, aside),
+            Place::Path(path) => leave(path, |path| fs::rename(path, aside)),
             #[cfg(feature = "testkit")]
-            Place::Medium(medium) => medium.set_aside(),
+            Place::Medium(medium) => medium.remove(),
         }
     }
+
+    /// Removes what is there, as [`Self::set_aside`].
+    fn remove(&self) -> io::Result<()> {
+        match self {
+            Place::Path(path) => leave(path, |path| fs::remove_file(path)),
+            #[cfg(feature = "testkit")]
+            Place::Medium(medium) => medium.remove(),
+        }
+    }
+}
+
+/// Takes a file out of its directory, if it is there.
+fn leave(path: &Path, how: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let path = &led_to(path);
+    match how(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => sync_directory_of(path),
+    }
+}
+
+/// Where a link leads.
+fn led_to(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// What the file is worth to whoever opens it.
+#[derive(Debug)]
+enum Trust {
+    /// It was left in order; or what a crash has left is found by redb and repaired.
+    Whole,
+    /// Something has failed at it: every page is checked.
+    Unsure,
+    /// It is damaged, and set aside.
+    Damaged(String),
+    /// A sync failed, so no check would tell: it is removed.
+    InDoubt,
 }
 
 pub(super) struct File {
@@ -154,49 +202,73 @@ pub(super) struct File {
 
 struct Open {
     /// None after an error: redb takes no more commits then until it is opened again.
-    database: Option<Arc<Database>>,
+    database: Option<Arc<Opened>>,
     /// It was opened again, and has not been told what memory knows.
     unswept: bool,
+    /// Of what is opened next.
+    trust: Trust,
 }
 
-impl Open {
-    /// After an error. After a panic the engine answers nothing any more, and may panic once more when it is dropped.
-    fn close(&mut self, in_hand: Arc<Database>) {
-        let broken = (self.database.take(), in_hand);
-        let _ = caught(|| drop(broken));
-    }
+/// A database, and whether a sync of it has failed.
+struct Opened {
+    database: Database,
+    doubt: Doubt,
 }
 
 impl File {
-    /// Opens the file, or makes it, or sets it aside and makes another; with what is in it. `path` is for messages.
+    /// Opens the file, or makes it, or begins anew where it is worth nothing; with what is in it. `path` is for messages.
     pub(super) fn open(place: Place, path: &Path) -> Result<(File, Contents), DiskSetupError> {
-        let (contents, database) = open_or_begin_anew(&place, path)?;
-        let open = Open { database: Some(Arc::new(database)), unswept: false };
+        let mut trust = Trust::Whole;
+        let (contents, opened) = open_or_begin_anew(&place, path, &mut trust)?;
+        let open = Open { database: Some(Arc::new(opened)), unswept: false, trust };
         Ok((File { place, path: path.to_path_buf(), open: Mutex::new(open) }, contents))
     }
 
-    fn database(&self, open: &mut Open) -> Result<Arc<Database>, String> {
+    fn database(&self, open: &mut Open) -> Result<Arc<Opened>, String> {
         if let Some(database) = &open.database {
             return Ok(database.clone());
         }
-        let (_, database) = open_or_begin_anew(&self.place, &self.path).map_err(|error| error.to_string())?;
-        let database = Arc::new(database);
+        let opened = open_or_begin_anew(&self.place, &self.path, &mut open.trust).map_err(|error| error.to_string())?;
+        let database = Arc::new(opened.1);
         (open.database, open.unswept) = (Some(database.clone()), true);
         Ok(database)
     }
 
+    /// After an error, or at the end. After a panic the engine answers nothing any more, and may panic once more when it is
+    /// dropped.
+    fn close(&self, open: &mut Open, in_hand: Arc<Opened>, failure: &Failure) {
+        if open.database.as_ref().is_some_and(|opened| !Arc::ptr_eq(opened, &in_hand)) {
+            // It was opened again meanwhile.
+            return;
+        }
+        let doubt = in_hand.doubt.clone();
+        open.database = None;
+        // It is synced when it is dropped.
+        let _ = caught(|| drop(in_hand));
+        open.trust = match failure {
+            _ if doubt.is_there() => Trust::InDoubt,
+            // It was checked when it was opened, so no check will find why.
+            Failure::Panic(what) if open.unswept => Trust::Damaged(what.clone()),
+            _ => Trust::Unsure,
+        };
+        if let Err(error) = begin_anew_if_need_be(&self.place, &self.path, &mut open.trust) {
+            // It is tried again before it is opened.
+            tracing::warn!(%error, "a disk tier cannot begin anew");
+        }
+    }
+
     /// The copies with these numbers.
     pub(super) fn read(&self, numbers: &[u64]) -> Result<Vec<Option<Vec<u8>>>, TierError> {
-        let database = self.database(&mut self.open.lock()).map_err(TierError::Unavailable)?;
+        let opened = self.database(&mut self.open.lock()).map_err(TierError::Unavailable)?;
         let read = || -> Result<_, redb::Error> {
-            let copies = database.begin_read()?.open_table(COPIES)?;
+            let copies = opened.database.begin_read()?.open_table(COPIES)?;
             let read_one = |number: &u64| Ok(copies.get(number)?.map(|bytes| bytes.value().to_vec()));
             numbers.iter().map(read_one).collect()
         };
         match caught(read) {
             Ok(read) => read.map_err(|error| TierError::Unavailable(error.to_string())),
             Err(panic) => {
-                self.open.lock().close(database);
+                self.close(&mut self.open.lock(), opened, &Failure::Panic(panic.clone()));
                 Err(TierError::Unavailable(panic))
             }
         }
@@ -211,19 +283,40 @@ impl File {
         known: &dyn Fn() -> Known,
     ) -> Result<(), String> {
         let mut open = self.open.lock();
-        let database = self.database(&mut open)?;
+        let opened = self.database(&mut open)?;
         let known = open.unswept.then(known);
-        let written = caught(|| write(&database, changes, moment, sync, known).map_err(|error| error.to_string()));
-        match written.flatten() {
-            Ok(()) => {
+        let failure = match caught(|| write(&opened.database, changes, moment, sync, known)) {
+            Ok(Ok(())) => {
                 open.unswept = false;
-                Ok(())
+                return Ok(());
             }
-            Err(error) => {
-                open.close(database);
-                Err(error)
-            }
+            Ok(Err(error)) => Failure::Error(error.to_string()),
+            Err(panic) => Failure::Panic(panic),
+        };
+        self.close(&mut open, opened, &failure);
+        Err(failure.into_text())
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let mut open = self.open.lock();
+        if let Some(opened) = open.database.take() {
+            self.close(&mut open, opened, &Failure::Error("as it was closed".into()));
         }
+    }
+}
+
+/// How a call of the engine has ended.
+enum Failure {
+    Error(String),
+    Panic(String),
+}
+
+impl Failure {
+    fn into_text(self) -> String {
+        let (Failure::Error(text) | Failure::Panic(text)) = self;
+        text
     }
 }
 
@@ -301,75 +394,107 @@ fn say_of_groups(
     Ok(())
 }
 
-/// Opens what is there, or makes it, or sets it aside and makes another; with what is in it.
-fn open_or_begin_anew(place: &Place, path: &Path) -> Result<(Contents, Database), DiskSetupError> {
-    let opened = caught(|| open_database(place, path).and_then(|database| Ok((contents(&database, path)?, database))));
-    let what = match opened.unwrap_or_else(|panic| Err(Unopened::Damaged(panic))) {
-        Ok(opened) => return Ok(opened),
+/// Opens what is there, or makes it, or makes another where it is worth nothing; with what is in it.
+fn open_or_begin_anew(place: &Place, path: &Path, trust: &mut Trust) -> Result<(Contents, Opened), DiskSetupError> {
+    begin_anew_if_need_be(place, path, trust)?;
+    match open_database(place, path, trust) {
+        Err(Unopened::Worthless(found, _)) => *trust = found,
         Err(Unopened::Refused(error)) => return Err(error),
-        Err(Unopened::Damaged(what)) => what,
-    };
-    let aside = path.with_added_extension("damaged");
-    tracing::warn!(path = %path.display(), aside = %aside.display(), what, "a disk tier is damaged, and begins anew");
-    place.set_aside(&aside).map_err(|error| io(path, &error))?;
-    let again = |unopened| match unopened {
+        Ok(opened) => return Ok(opened),
+    }
+    begin_anew_if_need_be(place, path, trust)?;
+    open_database(place, path, trust).map_err(|unopened| match unopened {
         Unopened::Refused(error) => error,
-        Unopened::Damaged(what) => DiskSetupError::Io { path: path.to_path_buf(), reason: what },
+        Unopened::Worthless(found, error) => {
+            *trust = found;
+            // What was just begun may be no more than that.
+            begin_anew_if_need_be(place, path, trust).err().unwrap_or(error)
+        }
+    })
+}
+
+/// Puts a file out of the way that is worth nothing.
+fn begin_anew_if_need_be(place: &Place, path: &Path, trust: &mut Trust) -> Result<(), DiskSetupError> {
+    let at = path.display();
+    let gone = match trust {
+        Trust::Whole | Trust::Unsure => return Ok(()),
+        Trust::Damaged(what) => {
+            let aside = led_to(path).with_added_extension("damaged");
+            tracing::warn!(path = %at, aside = %aside.display(), what, "a disk tier is damaged, and begins anew");
+            place.set_aside(&aside)
+        }
+        Trust::InDoubt => {
+            tracing::warn!(path = %at, "a sync of a disk tier has failed: nobody knows what the disk has, and it begins anew");
+            place.remove()
+        }
     };
-    let database = open_database(place, path).map_err(again)?;
-    Ok((contents(&database, path).map_err(again)?, database))
+    gone.map_err(|error| io_error(path, &error))?;
+    *trust = Trust::Unsure;
+    Ok(())
 }
 
 /// Why a file was not opened.
 enum Unopened {
     Refused(DiskSetupError),
-    Damaged(String),
+    Worthless(Trust, DiskSetupError),
 }
 
-fn io(path: &Path, error: &dyn std::fmt::Display) -> DiskSetupError {
-    DiskSetupError::Io { path: path.to_path_buf(), reason: error.to_string() }
+impl Unopened {
+    fn damaged(path: &Path, what: String) -> Unopened {
+        Unopened::Worthless(Trust::Damaged(what.clone()), io_error(path, &what))
+    }
+}
+
+fn io_error(path: &Path, reason: &dyn std::fmt::Display) -> DiskSetupError {
+    DiskSetupError::Io { path: path.to_path_buf(), reason: reason.to_string() }
 }
 
 /// Whether an error says what the file is like, and not that the disk fails: one that is too short, too, for a power cut may
 /// leave it so.
-fn is_damage(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
-}
-
-fn builder() -> redb::Builder {
-    let mut builder = redb::Builder::new();
-    builder.set_cache_size(PAGES);
-    builder
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 /// How redb's files begin.
 const MAGIC: &[u8] = b"redb";
 
-fn open_database(place: &Place, path: &Path) -> Result<Database, Unopened> {
-    let error = match place.create() {
-        Ok(database) => return Ok(database),
-        Err(error) => error,
+fn open_database(place: &Place, path: &Path, trust: &Trust) -> Result<(Contents, Opened), Unopened> {
+    let doubt = Doubt::default();
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(PAGES).set_check_integrity_on_open(!matches!(trust, Trust::Whole));
+    let open = || {
+        let watched = |bytes| builder.create_with_backend(Watched { bytes, doubt: doubt.clone() });
+        let database = place.bytes().and_then(watched).map_err(|error| not_opened(place, path, error))?;
+        Ok((contents(&database, path)?, database))
     };
-    Err(match error {
+    let damaged = |what| Err(Unopened::damaged(path, what));
+    match caught(open).unwrap_or_else(damaged) {
+        Ok((contents, database)) => Ok((contents, Opened { database, doubt })),
+        Err(Unopened::Refused(error) | Unopened::Worthless(_, error)) if doubt.is_there() => {
+            Err(Unopened::Worthless(Trust::InDoubt, error))
+        }
+        Err(unopened) => Err(unopened),
+    }
+}
+
+fn not_opened(place: &Place, path: &Path, error: DatabaseError) -> Unopened {
+    match error {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
             Unopened::Refused(DiskSetupError::InUse(path.to_path_buf()))
         }
-        DatabaseError::Storage(StorageError::Io(error)) if !is_damage(&error) => Unopened::Refused(io(path, &error)),
-        other => {
-            // Somebody else's file is left alone.
-            if place.begins().starts_with(MAGIC) {
-                Unopened::Damaged(other.to_string())
-            } else {
-                Unopened::Refused(DiskSetupError::NotADiskTier(path.to_path_buf()))
-            }
+        DatabaseError::Storage(StorageError::Io(error)) if !is_damage(&error) => {
+            Unopened::Refused(io_error(path, &error))
         }
-    })
+        other if place.is_redb_s() => Unopened::damaged(path, other.to_string()),
+        // Somebody else's file is left alone.
+        _ => Unopened::Refused(DiskSetupError::NotADiskTier(path.to_path_buf())),
+    }
 }
 
 fn contents(database: &Database, path: &Path) -> Result<Contents, Unopened> {
     let failed = |error: redb::Error| match error {
-        redb::Error::Io(error) if !is_damage(&error) => Unopened::Refused(io(path, &error)),
-        other => Unopened::Damaged(other.to_string()),
+        redb::Error::Io(error) if !is_damage(&error) => Unopened::Refused(io_error(path, &error)),
+        other => Unopened::damaged(path, other.to_string()),
     };
     let reading = database.begin_read().map_err(|error| failed(error.into()))?;
     let about = match reading.open_table(ABOUT) {
@@ -409,7 +534,7 @@ fn contents(database: &Database, path: &Path) -> Result<Contents, Unopened> {
     let versions = contents.groups.iter().flat_map(|(_, version)| [version.hard, version.soft]);
     let numbers = contents.rows.iter().map(|(number, _)| *number).chain(versions);
     if let Some(beyond) = numbers.chain([contents.counter, contents.moment]).find(|number| *number > MOST) {
-        return Err(Unopened::Damaged(format!("it has counted to {beyond}, where none can come")));
+        return Err(Unopened::damaged(path, format!("it has counted to {beyond}, where none can come")));
     }
     Ok(contents)
 }
@@ -443,6 +568,23 @@ mod tests {
         let (_, contents) = File::open(Place::Path(path.clone()), &path).unwrap();
         assert!(contents.rows.is_empty());
         assert_eq!(std::fs::read(path.with_added_extension("damaged")).unwrap(), bytes);
+    }
+
+    /// The disk that a link leads to may be the one with room.
+    #[cfg(unix)]
+    #[test]
+    fn where_a_link_leads_a_damaged_file_is_set_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let (link, path) = (directory.path().join("link"), directory.path().join("elsewhere"));
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let open = || File::open(Place::Path(link.clone()), &link).unwrap();
+        drop(open());
+        let damaged = std::fs::read(&path).unwrap()[..1000].to_vec();
+        std::fs::write(&path, &damaged).unwrap();
+        drop(open());
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert!(std::fs::read(&path).unwrap().len() > 1000);
+        assert_eq!(std::fs::read(path.with_added_extension("damaged")).unwrap(), damaged);
     }
 
     type Damage = Box<dyn Fn(&redb::WriteTransaction)>;
@@ -479,6 +621,170 @@ mod tests {
             assert_eq!((contents.counter, contents.moment), (0, 0));
             drop(file);
             std::fs::remove_file(path.with_added_extension("damaged")).expect("it was set aside");
+        }
+    }
+
+    #[cfg(feature = "testkit")]
+    mod of_a_disk_that_fails {
+        use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+        use super::*;
+        use crate::tiered::disk::Medium;
+        use crate::tiered::testkit::platter::{Attached, Platter};
+
+        const VALUE: [u8; 16] = [7; 16];
+
+        /// A disk that does what it is told to.
+        #[derive(Clone, Debug)]
+        struct Disk(Attached, Arc<Faults>);
+
+        #[derive(Debug, Default)]
+        struct Faults {
+            write_fails: AtomicBool,
+            /// As the engine does that has read nonsense: where a value is written.
+            write_panics: AtomicBool,
+            removed: AtomicU64,
+        }
+
+        impl StorageBackend for Disk {
+            fn len(&self) -> io::Result<u64> {
+                self.0.len()
+            }
+            fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+                self.0.read(offset, out)
+            }
+            fn set_len(&self, len: u64) -> io::Result<()> {
+                self.0.set_len(len)
+            }
+            fn sync_data(&self) -> io::Result<()> {
+                self.0.sync_data()
+            }
+            fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+                let is_value = data.windows(VALUE.len()).any(|bytes| bytes == VALUE);
+                assert!(!is_value || !self.1.write_panics.load(SeqCst), "nonsense");
+                if self.1.write_fails.load(SeqCst) { Err(io::Error::other("no")) } else { self.0.write(offset, data) }
+            }
+        }
+
+        impl Medium for Disk {
+            fn bytes(&self) -> Result<Box<dyn StorageBackend>, DatabaseError> {
+                Ok(Box::new(Disk(self.0.locked()?, self.1.clone())))
+            }
+            fn remove(&self) -> io::Result<()> {
+                self.1.removed.fetch_add(1, SeqCst);
+                Medium::remove(&self.0)
+            }
+        }
+
+        struct World {
+            platter: Arc<Platter>,
+            disk: Disk,
+            file: Option<File>,
+        }
+
+        impl World {
+            /// Of one copy, with the number 1, in a file that was closed in order.
+            fn new() -> World {
+                let platter = Platter::new(7);
+                let disk = Disk(platter.attach(), Arc::default());
+                let mut world = World { platter, disk, file: None };
+                assert!(world.open().rows.is_empty());
+                world.put(1).unwrap();
+                assert_eq!(world.open().rows.len(), 1);
+                world
+            }
+
+            fn faults(&self) -> &Faults {
+                &self.disk.1
+            }
+
+            fn removed(&self) -> u64 {
+                self.faults().removed.load(SeqCst)
+            }
+
+            fn open(&mut self) -> Contents {
+                self.file = None;
+                let (file, contents) = self.try_open().unwrap();
+                self.file = Some(file);
+                contents
+            }
+
+            fn try_open(&self) -> Result<(File, Contents), DiskSetupError> {
+                File::open(Place::Medium(Arc::new(self.disk.clone())), Path::new("a disk"))
+            }
+
+            fn put(&self, number: u64) -> Result<(), String> {
+                let described = Described { key: "k".into(), ends_at: 1, ended_at: 1, bytes: 1 };
+                let known = || Known {
+                    live: (1..number).collect(),
+                    groups: vec![(Group::Tag("red".into()), Version { hard: 3, ..Version::default() })],
+                    counter: 3,
+                };
+                let changes = [Change::Put(number, described, Arc::from(VALUE))];
+                self.file.as_ref().unwrap().commit(&changes, number, true, &known)
+            }
+        }
+
+        #[test]
+        fn after_a_sync_that_failed_it_begins_anew_with_what_memory_knows() {
+            let mut world = World::new();
+            world.platter.fail_syncs(true);
+            for number in 2..5 {
+                world.put(number).unwrap_err();
+            }
+            assert!(world.removed() >= 1, "it is gone before anybody can take what it shows for good");
+            world.platter.fail_syncs(false);
+            world.put(5).unwrap();
+            let contents = world.open();
+            let numbers: Vec<_> = contents.rows.iter().map(|(number, _)| *number).collect();
+            assert_eq!(numbers, [5]);
+            assert_eq!((contents.groups.len(), contents.counter), (1, 3));
+        }
+
+        #[test]
+        fn nor_is_it_left_to_the_next_process_where_the_last_sync_fails() {
+            let mut world = World::new();
+            world.platter.fail_syncs(true);
+            world.file = None;
+            assert_eq!(world.removed(), 1);
+            // Nor where the first one does. The file is made anew and then fails, too.
+            assert!(matches!(world.try_open().map(drop), Err(DiskSetupError::Io { .. })));
+            assert!(world.removed() > 1);
+            world.platter.fail_syncs(false);
+            assert!(world.open().rows.is_empty());
+        }
+
+        #[test]
+        fn after_a_write_that_failed_it_is_what_it_was() {
+            let mut world = World::new();
+            world.faults().write_fails.store(true, SeqCst);
+            world.put(2).unwrap_err();
+            world.put(2).unwrap_err();
+            world.faults().write_fails.store(false, SeqCst);
+            world.put(3).unwrap();
+            let mut numbers: Vec<_> = world.open().rows.iter().map(|(number, _)| *number).collect();
+            numbers.sort_unstable();
+            assert_eq!((numbers, world.removed()), (vec![1, 3], 0));
+        }
+
+        /// Once it may be the engine's mishap. Where it does so again at a file that has just been checked, it would for ever.
+        #[test]
+        fn where_the_engine_panics_again_and_again_it_begins_anew() {
+            let mut world = World::new();
+            world.faults().write_panics.store(true, SeqCst);
+            assert!(world.put(2).unwrap_err().contains("nonsense"));
+            assert_eq!(world.removed(), 0);
+            world.faults().write_panics.store(false, SeqCst);
+            world.put(3).unwrap();
+            world.faults().write_panics.store(true, SeqCst);
+            for number in 4..6 {
+                world.put(number).unwrap_err();
+            }
+            assert_eq!(world.removed(), 1);
+            world.faults().write_panics.store(false, SeqCst);
+            world.put(6).unwrap();
+            let contents = world.open();
+            assert_eq!(contents.rows.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [6]);
         }
     }
 }

@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Change, Contents, JournalError, Record, Store, StoreError};
 use crate::tiered::BoxFuture;
+use crate::tiered::directory::{directory_of, sync_directory_of};
 use crate::tiered::panics::caught;
 
 const WRITES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("larder-journal-writes");
@@ -137,9 +138,7 @@ impl Place for PathBuf {
             // What has to be repaired is repaired there.
             let database = builder().create(&beside)?;
             fs::rename(&beside, &path).map_err(copying)?;
-            // Elsewhere a directory cannot be opened, and need not be.
-            #[cfg(unix)]
-            fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+            sync_directory_of(&path)?;
             Ok(database)
         };
         let database = copied();
@@ -171,8 +170,7 @@ fn locked(file: fs::File, only_reads: bool) -> Result<FileBackend, DatabaseError
 
 /// What failed, with the directory that it failed in.
 fn in_directory(what: &str, path: &Path, error: &io::Error) -> io::Error {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    io::Error::new(error.kind(), format!("{what} the directory {}: {error}", directory.display()))
+    io::Error::new(error.kind(), format!("{what} the directory {}: {error}", directory_of(path).display()))
 }
 
 /// Gives a copy the owner of its original, or at least its group, as far as this user may.

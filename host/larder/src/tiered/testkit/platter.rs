@@ -6,10 +6,10 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use parking_lot::Mutex;
-use redb::StorageBackend;
+use redb::{DatabaseError, StorageBackend};
 
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
@@ -30,6 +30,8 @@ struct Bytes {
     unsynced: Vec<Unsynced>,
     /// How often the machine was started.
     run: u64,
+    /// In this run.
+    is_locked: bool,
 }
 
 /// See the module's documentation.
@@ -39,8 +41,12 @@ pub struct Platter {
     random: AtomicU64,
     /// One call in so many fails; 0: none.
     fails: AtomicU64,
+    syncs_fail: AtomicBool,
+    syncs_wait: AtomicBool,
+    /// How many have waited.
+    pub waited: AtomicU64,
     pub failed: AtomicU64,
-    pub set_aside: AtomicU64,
+    pub removed: AtomicU64,
 }
 
 fn apply(bytes: &mut Vec<u8>, change: &Unsynced) {
@@ -63,8 +69,11 @@ impl Platter {
             bytes: Mutex::default(),
             random: AtomicU64::new((seed ^ 0xd15c).wrapping_mul(0xd134_2543_de82_ef95)),
             fails: AtomicU64::new(0),
+            syncs_fail: AtomicBool::new(false),
+            syncs_wait: AtomicBool::new(false),
+            waited: AtomicU64::new(0),
             failed: AtomicU64::new(0),
-            set_aside: AtomicU64::new(0),
+            removed: AtomicU64::new(0),
         })
     }
 
@@ -81,9 +90,19 @@ impl Platter {
         self.fails.store(calls, SeqCst);
     }
 
+    /// Whether each sync fails from now on.
+    pub fn fail_syncs(&self, they_do: bool) {
+        self.syncs_fail.store(they_do, SeqCst);
+    }
+
+    /// Whether syncs wait until they may go on.
+    pub fn hold_syncs(&self, they_wait: bool) {
+        self.syncs_wait.store(they_wait, SeqCst);
+    }
+
     /// The power is cut, and comes back: of what was not synced, some is there.
     pub fn cut_power(&self) {
-        let Bytes { cached, durable, unsynced, run } = &mut *self.bytes.lock();
+        let Bytes { cached, durable, unsynced, run, is_locked } = &mut *self.bytes.lock();
         for change in unsynced.drain(..) {
             match change {
                 _ if self.below(2) == 0 => {}
@@ -99,11 +118,12 @@ impl Platter {
         }
         cached.clone_from(durable);
         *run += 1;
+        *is_locked = false;
     }
 
     /// The disk as the machine sees it, until the next power cut.
     pub fn attach(self: &Arc<Self>) -> Attached {
-        Attached { platter: self.clone(), run: self.bytes.lock().run }
+        Attached { platter: self.clone(), run: self.bytes.lock().run, _lock: None }
     }
 }
 
@@ -111,6 +131,24 @@ impl Platter {
 pub struct Attached {
     platter: Arc<Platter>,
     run: u64,
+    /// Given back with the last clone.
+    _lock: Option<Arc<Lock>>,
+}
+
+/// As a process has that has opened a file for itself alone.
+#[derive(Debug)]
+struct Lock {
+    platter: Arc<Platter>,
+    run: u64,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let mut bytes = self.platter.bytes.lock();
+        if bytes.run == self.run {
+            bytes.is_locked = false;
+        }
+    }
 }
 
 impl Attached {
@@ -123,7 +161,10 @@ impl Attached {
     }
 
     fn luck(&self) -> io::Result<()> {
-        let fails = self.platter.fails.load(SeqCst);
+        self.luck_of(self.platter.fails.load(SeqCst))
+    }
+
+    fn luck_of(&self, fails: u64) -> io::Result<()> {
         if fails > 0 && self.platter.below(fails) == 0 {
             self.platter.failed.fetch_add(1, SeqCst);
             return Err(io::Error::other("the disk fails"));
@@ -158,8 +199,14 @@ impl StorageBackend for Attached {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if self.platter.syncs_wait.load(SeqCst) {
+            self.platter.waited.fetch_add(1, SeqCst);
+        }
+        while self.platter.syncs_wait.load(SeqCst) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         self.with(|Bytes { durable, unsynced, .. }| {
-            let luck = self.luck();
+            let luck = if self.platter.syncs_fail.load(SeqCst) { self.luck_of(1) } else { self.luck() };
             for change in unsynced.drain(..) {
                 if luck.is_ok() || self.platter.below(2) == 0 {
                     apply(durable, &change);
@@ -185,6 +232,16 @@ impl StorageBackend for Attached {
 }
 
 impl Attached {
+    /// It, for whoever has this one alone.
+    pub fn locked(&self) -> Result<Attached, DatabaseError> {
+        let lock = self.with(|bytes| Ok(!std::mem::replace(&mut bytes.is_locked, true)))?;
+        if !lock {
+            return Err(DatabaseError::DatabaseAlreadyOpen);
+        }
+        let lock = Lock { platter: self.platter.clone(), run: self.run };
+        Ok(Attached { _lock: Some(Arc::new(lock)), ..self.clone() })
+    }
+
     /// Whether the machine has run since it was attached.
     pub fn is_on(&self) -> bool {
         self.platter.bytes.lock().run == self.run
@@ -201,16 +258,16 @@ impl Attached {
 
 #[cfg(feature = "disk")]
 impl crate::tiered::disk::Medium for Attached {
-    fn open(&self, builder: redb::Builder) -> Result<redb::Database, redb::DatabaseError> {
-        builder.create_with_backend(self.clone())
+    fn bytes(&self) -> Result<Box<dyn StorageBackend>, DatabaseError> {
+        Ok(Box::new(self.locked()?))
     }
 
-    fn set_aside(&self) -> io::Result<()> {
+    fn remove(&self) -> io::Result<()> {
         if !self.is_on() {
             return Err(io::Error::other("the power was cut"));
         }
-        self.platter.set_aside.fetch_add(1, SeqCst);
-        // Renaming is a matter of the file system's, which keeps its own order.
+        self.platter.removed.fetch_add(1, SeqCst);
+        // Names are a matter of the file system's, which keeps its own order.
         self.erase();
         Ok(())
     }
