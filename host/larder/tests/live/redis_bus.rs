@@ -91,7 +91,7 @@ async fn one_who_is_cut_off_serves_nothing_that_it_missed() {
         let loads = there.loads.load(SeqCst);
         assert_eq!(there.get().await, before);
         assert_eq!(there.loads.load(SeqCst), loads, "{wire:?}: it has a copy");
-        proxy.wire.send(wire).unwrap();
+        proxy.turn(wire).await;
         value.fetch_add(1, SeqCst);
         // Acknowledged, although one member may hear nothing.
         here.cache.invalidate(&7).await.unwrap();
@@ -105,7 +105,7 @@ async fn one_who_is_cut_off_serves_nothing_that_it_missed() {
                 assert_eq!(there.get().await, after);
             }
             assert!(there.loads.load(SeqCst) > loads, "{wire:?}: what it has is not trusted until it hears again");
-            proxy.wire.send(Wire::Whole).unwrap();
+            proxy.turn(Wire::Whole).await;
             there.hears(true).await;
         }
         assert_eq!(there.get().await, after, "{wire:?}: what was missed has been caught up on");
@@ -122,14 +122,14 @@ async fn what_the_log_has_lost_is_all_dropped() {
     let value = Value::default();
     let (there, here) = (Process::new(proxy.port, &value).await, Process::new(server.port, &value).await);
     assert_eq!(there.get().await, "7 is 0");
-    proxy.wire.send(Wire::Cut).unwrap();
+    proxy.turn(Wire::Cut).await;
     value.fetch_add(1, SeqCst);
     here.cache.invalidate(&7).await.unwrap();
     // The record is gone before it is read.
     let client = redis::Client::open(format!("redis://127.0.0.1:{}", server.port)).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let _: () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
-    proxy.wire.send(Wire::Whole).unwrap();
+    proxy.turn(Wire::Whole).await;
     there.hears(true).await;
     assert_eq!(there.get().await, "7 is 1");
     // Nobody knows the members of before: the first announcement takes a lease, and is right all the same.

@@ -38,10 +38,10 @@ async fn answers_again(proxy: &Proxy, tier: &RedisTier, limit: Option<Duration>)
         None => tier.get("k").await,
     };
     get().await.unwrap();
-    proxy.wire.send(Wire::Lost).unwrap();
+    proxy.turn(Wire::Lost).await;
     let lost = get().await;
     assert!(matches!(lost, Err(TierError::TimedOut)), "with a limit of {limit:?}: {lost:?}");
-    proxy.wire.send(Wire::Whole).unwrap();
+    proxy.turn(Wire::Whole).await;
     until("it answers", async || get().await.ok()).await;
 }
 
@@ -90,8 +90,8 @@ async fn the_bell_of_a_bus_is_heard_on_another_connection() {
         (there == ears && bus.hears()).then_some(())
     };
     until("it listens", async || listen(1).await).await;
-    proxy.wire.send(Wire::Lost).unwrap();
+    proxy.turn(Wire::Lost).await;
     until("it is deaf", async || (!bus.hears()).then_some(())).await;
-    proxy.wire.send(Wire::Whole).unwrap();
+    proxy.turn(Wire::Whole).await;
     until("it listens again", async || listen(2).await).await;
 }
