@@ -154,12 +154,32 @@ impl Place for PathBuf {
     }
 }
 
+/// A file that is locked until this is dropped. To close it is not enough: a process that is just being started has what was open
+/// here, until it runs its own program, and the locks of that.
+struct Owned(fs::File);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // It is closed then.
+        let _ = self.0.unlock();
+    }
+}
+
+/// As [`Owned`], by redb's locks.
+struct Locked(FileBackend);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = self.0.close();
+    }
+}
+
 /// Locked as redb locks what it opens; what is only read, as redb does that.
-fn locked(file: fs::File, only_reads: bool) -> Result<FileBackend, DatabaseError> {
-    let held = FileBackend::new(file)?;
+fn locked(file: fs::File, only_reads: bool) -> Result<Locked, DatabaseError> {
+    let held = Locked(FileBackend::new(file)?);
     let locked = match only_reads {
-        true => held.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded),
-        false => held.try_lock_range(Bound::Unbounded, Bound::Unbounded),
+        true => held.0.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded),
+        false => held.0.try_lock_range(Bound::Unbounded, Bound::Unbounded),
     };
     match locked {
         Ok(true) => Ok(held),
@@ -246,7 +266,7 @@ fn lock_of(path: &Path) -> PathBuf {
 }
 
 /// Takes the journal of this name for this process, until what is returned is dropped; or for as long as one looks.
-fn owned(path: &Path) -> Result<fs::File, JournalError> {
+fn owned(path: &Path) -> Result<Owned, JournalError> {
     let failed = |error: io::Error| JournalError::Io { path: path.to_path_buf(), cause: Arc::new(error) };
     let in_directory = |error| in_directory("it cannot be made in", path, &error);
     let file = || -> io::Result<fs::File> {
@@ -271,7 +291,7 @@ fn owned(path: &Path) -> Result<fs::File, JournalError> {
     };
     let file = file().map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Owned(file)),
         Err(fs::TryLockError::WouldBlock) => Err(JournalError::InUse(path.to_path_buf())),
         Err(fs::TryLockError::Error(error)) => Err(failed(error)),
     }
@@ -280,7 +300,7 @@ fn owned(path: &Path) -> Result<fs::File, JournalError> {
 /// Whether a process has it open, also while its disk fails.
 fn is_owned(path: &Path) -> bool {
     let lock = fs::canonicalize(path).and_then(|path| fs::File::open(lock_of(&path)));
-    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+    lock.is_ok_and(|lock| matches!(Owned(lock).0.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
 }
 
 fn beside(path: &Path) -> PathBuf {
@@ -302,7 +322,7 @@ struct Inner {
     place: Box<dyn Place>,
     database: Mutex<State>,
     /// Dropped after the database.
-    _owned: Option<fs::File>,
+    _owned: Option<Owned>,
 }
 
 /// redb takes no more commits after an error, until it is opened again.
@@ -321,7 +341,7 @@ impl FileStore {
         FileStore::open_at(path, path.to_path_buf(), Some(owned))
     }
 
-    fn open_at(path: &Path, place: impl Place, owned: Option<fs::File>) -> Result<(FileStore, Contents), JournalError> {
+    fn open_at(path: &Path, place: impl Place, owned: Option<Owned>) -> Result<(FileStore, Contents), JournalError> {
         let opened = caught(|| {
             let opened = match place.open() {
                 Err(DatabaseError::Storage(StorageError::Io(error))) if error.kind() == io::ErrorKind::StorageFull => {
@@ -758,6 +778,25 @@ mod tests {
         }
         drop(store);
         assert_eq!(FileStore::open(&path).unwrap().1.records.len(), 1);
+    }
+
+    /// As where another thread is starting a process: that has the descriptors until it runs its program.
+    #[test]
+    fn its_locks_end_though_a_descriptor_of_them_is_open_elsewhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("orders.journal");
+        let (store, _) = FileStore::open(&path).unwrap();
+        let elsewhere = store.0._owned.as_ref().unwrap().0.try_clone().unwrap();
+        drop(store);
+        drop(FileStore::open(&path).unwrap());
+        drop(elsewhere);
+
+        let file = || fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let (once, again) = (file(), file());
+        let elsewhere = once.try_clone().unwrap();
+        drop(locked(once, false).map_err(|error| error.to_string()).unwrap());
+        drop(locked(again, false).map_err(|error| error.to_string()).unwrap());
+        drop(elsewhere);
     }
 
     #[cfg(unix)]
