@@ -31,14 +31,14 @@ mod builder;
 mod bus;
 mod codec;
 mod copies;
-#[cfg(any(feature = "journal", feature = "disk"))]
-mod directory;
 #[cfg(feature = "disk")]
 mod disk;
 mod driver;
 mod envelope;
 mod fallback;
 mod far;
+#[cfg(any(feature = "journal", feature = "disk"))]
+mod files;
 mod flusher;
 mod gate;
 mod gather;

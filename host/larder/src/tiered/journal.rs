@@ -93,8 +93,9 @@ pub enum JournalError {
     NotThere(PathBuf),
     /// Nobody can tell what it was.
     #[error(
-        "the journal {0} is an empty file: a crash may leave one where a journal is made, and a service that starts makes it a \
-         new one. If it has had writes, they are gone: put a copy of it back before a service starts"
+        "the journal {0} is an empty file, or one that was only begun: a crash or a full disk may leave one where a journal is made, \
+         and a service that starts makes it a new one. If it has had writes, they are gone: put a copy of it back before a \
+         service starts"
     )]
     Empty(PathBuf),
     /// The disk, or the file's permissions.

@@ -19,8 +19,8 @@ use redb::{
 
 use super::DiskSetupError;
 use super::watched::{Doubt, Watched};
-use crate::tiered::directory::sync_directory_of;
 use crate::tiered::envelope::Envelope;
+use crate::tiered::files::{MAGIC, is_unfinished, sync_directory_of};
 use crate::tiered::groups::Version;
 use crate::tiered::panics::caught;
 use crate::tiered::{Group, TierError};
@@ -135,13 +135,10 @@ impl Place {
         }
     }
 
-    /// Whether it begins as redb's files do.
+    /// Whether redb has made it, or begun to.
     fn is_redb_s(&self) -> bool {
         match self {
-            Place::Path(path) => {
-                let mut begins = [0; MAGIC.len()];
-                fs::File::open(path).is_ok_and(|mut file| file.read_exact(&mut begins).is_ok() && begins == MAGIC)
-            }
+            Place::Path(path) => is_redb_s(path).unwrap_or(false),
             #[cfg(feature = "testkit")]
             Place::Medium(_) => true,
         }
@@ -173,6 +170,13 @@ fn leave(path: &Path, how: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<(
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => sync_directory_of(path),
     }
+}
+
+/// See [`Place::is_redb_s`].
+fn is_redb_s(path: &Path) -> io::Result<bool> {
+    let mut begins = Vec::new();
+    fs::File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut begins)?;
+    Ok(begins == MAGIC || is_unfinished(path)?)
 }
 
 /// Where a link leads.
@@ -455,9 +459,6 @@ fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
-/// How redb's files begin.
-const MAGIC: &[u8] = b"redb";
-
 fn open_database(place: &Place, path: &Path, trust: &Trust) -> Result<(Contents, Opened), Unopened> {
     let doubt = Doubt::default();
     let mut builder = redb::Builder::new();
@@ -568,6 +569,65 @@ mod tests {
         let (_, contents) = File::open(Place::Path(path.clone()), &path).unwrap();
         assert!(contents.rows.is_empty());
         assert_eq!(std::fs::read(path.with_added_extension("damaged")).unwrap(), bytes);
+    }
+
+    /// A backend that remembers each state it was in.
+    #[derive(Debug, Default)]
+    struct Remembers(redb::backends::InMemoryBackend, Arc<Mutex<Vec<Vec<u8>>>>);
+
+    impl Remembers {
+        fn remember(&self) -> io::Result<()> {
+            let mut bytes = vec![0; self.0.len()? as usize];
+            self.0.read(0, &mut bytes)?;
+            self.1.lock().push(bytes);
+            Ok(())
+        }
+    }
+
+    impl StorageBackend for Remembers {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)?;
+            self.remember()
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.0.sync_data()
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.0.write(offset, data)?;
+            self.remember()
+        }
+    }
+
+    /// Such a file once had to be removed by hand.
+    #[test]
+    fn a_process_may_be_killed_at_any_moment_of_its_creation() {
+        let states = Arc::default();
+        let database =
+            Database::builder().create_with_backend(Remembers(Default::default(), Arc::clone(&states))).unwrap();
+        make(&database).unwrap();
+        drop(database);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cache");
+        let mut unfinished = 0;
+        let states = states.lock();
+        for (number, state) in states.iter().enumerate() {
+            unfinished += u64::from(!state.starts_with(MAGIC));
+            std::fs::write(&path, state).unwrap();
+            let opened = File::open(Place::Path(path.clone()), &path);
+            assert!(opened.is_ok_and(|(_, contents)| contents.rows.is_empty()), "state {number} of {}", states.len());
+        }
+        assert!(unfinished > 1, "{unfinished} of {}", states.len());
+        // Somebody else's, that begins with zeroes too.
+        let others = [&[0; 2000][..], b"data", &[0; 2000]].concat();
+        std::fs::write(&path, &others).unwrap();
+        assert!(matches!(File::open(Place::Path(path.clone()), &path).map(drop), Err(DiskSetupError::NotADiskTier(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), others);
     }
 
     /// The disk that a link leads to may be the one with room.

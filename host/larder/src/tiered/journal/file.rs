@@ -16,7 +16,8 @@
 //! **Whose it is, is said by a lock** on a file beside it, `NAME.lock`, which is empty and stays: the file itself is replaced, and is not
 //! open while its disk fails. It is held from the opening to the end of the last handle.
 //!
-//! An empty file is opened as a new journal: a crash leaves one where the file is there and its first copy is not yet.
+//! An empty file is opened as a new journal: a crash leaves one where the file is there and its first copy is not yet. So is one that was
+//! begun in its place, as is done on a full disk, and not finished.
 //!
 //! **Who only looks changes nothing** ([`look`]): the bytes are read into memory, and what a crash has left to be repaired is
 //! repaired there.
@@ -36,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Change, Contents, JournalError, Record, Store, StoreError};
 use crate::tiered::BoxFuture;
-use crate::tiered::directory::{directory_of, sync_directory_of};
+use crate::tiered::files::{directory_of, is_unfinished, sync_directory_of};
 use crate::tiered::panics::caught;
 
 const WRITES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("larder-journal-writes");
@@ -128,7 +129,10 @@ impl Place for PathBuf {
         // Where a link leads.
         let path = fs::canonicalize(self)?;
         // As redb locks what it opens, for who knows nothing of the other lock.
-        let _held = locked(old, false)?;
+        let held = locked(old, false)?;
+        if is_unfinished(&path)? {
+            held.0.set_len(0)?;
+        }
         let beside = beside(&path);
         let copied = || -> Result<Database, DatabaseError> {
             let copying = |error| in_directory("a copy of it, which takes its place, cannot be made in", &path, &error);
@@ -223,7 +227,7 @@ pub(super) fn look(path: &Path) -> Result<Contents, JournalError> {
         }
         error => not_opened(path, error),
     })?;
-    if bytes.is_empty() {
+    if bytes.is_empty() || is_unfinished(path).is_ok_and(|it_is| it_is) {
         return Err(JournalError::Empty(path.to_path_buf()));
     }
     let looked = caught(|| {
@@ -737,7 +741,13 @@ mod tests {
         let error = look(&path).unwrap_err();
         assert!(matches!(error, JournalError::Empty(_)) && fs::read(&path).unwrap().is_empty(), "{error}");
 
-        // What a crash has left at its creation becomes a journal.
+        // What a crash has left at its creation becomes a journal; so does what a full disk has.
+        drop(FileStore::open(&path).unwrap());
+        let mut unfinished = fs::read(&path).unwrap();
+        unfinished[..9].fill(0);
+        unfinished[512..].fill(0);
+        fs::write(&path, &unfinished).unwrap();
+        assert!(matches!(look(&path).unwrap_err(), JournalError::Empty(_)) && fs::read(&path).unwrap() == unfinished);
         let (store, _) = FileStore::open(&path).unwrap();
         commit(&store, vec![Change::Put(1, record("a", Some(b"1")))]).unwrap();
         assert!(matches!(look(&path).unwrap_err(), JournalError::InUse(_)));
