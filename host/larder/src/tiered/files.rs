@@ -4,9 +4,6 @@ use std::io::Read as _;
 use std::path::Path;
 use std::{fs, io};
 
-/// How redb's files begin.
-pub(super) const MAGIC: &[u8] = b"redb";
-
 /// Whether a file, which there is, was begun by redb and not finished, or has not a byte yet. Nothing is in it, and redb does not
 /// open it.
 pub(super) fn is_unfinished(path: &Path) -> io::Result<bool> {

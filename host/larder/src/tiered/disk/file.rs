@@ -20,7 +20,7 @@ use redb::{
 use super::DiskSetupError;
 use super::watched::{Doubt, Watched};
 use crate::tiered::envelope::Envelope;
-use crate::tiered::files::{MAGIC, is_unfinished, sync_directory_of};
+use crate::tiered::files::{is_unfinished, sync_directory_of};
 use crate::tiered::groups::Version;
 use crate::tiered::panics::caught;
 use crate::tiered::{Group, TierError};
@@ -172,6 +172,9 @@ fn leave(path: &Path, how: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<(
     }
 }
 
+/// How redb's files begin.
+const MAGIC: &[u8] = b"redb";
+
 /// See [`Place::is_redb_s`].
 fn is_redb_s(path: &Path) -> io::Result<bool> {
     let mut begins = Vec::new();
@@ -184,7 +187,7 @@ fn led_to(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
-/// What the file is worth to whoever opens it.
+/// What the file is worth to whoever opens it next.
 #[derive(Debug)]
 enum Trust {
     /// It was left in order; or what a crash has left is found by redb and repaired.
@@ -193,69 +196,129 @@ enum Trust {
     Unsure,
     /// It is damaged, and set aside.
     Damaged(String),
-    /// A sync failed, so no check would tell: it is removed.
-    InDoubt,
 }
 
 pub(super) struct File {
     place: Place,
     /// For messages.
     path: PathBuf,
+    /// Where it is there the file is removed, for no check would tell.
+    doubt: Doubt,
     open: Mutex<Open>,
 }
 
 struct Open {
     /// None after an error: redb takes no more commits then until it is opened again.
-    database: Option<Arc<Opened>>,
+    database: Option<Arc<Database>>,
     /// It was opened again, and has not been told what memory knows.
     unswept: bool,
-    /// Of what is opened next.
     trust: Trust,
-}
-
-/// A database, and whether a sync of it has failed.
-struct Opened {
-    database: Database,
-    doubt: Doubt,
 }
 
 impl File {
     /// Opens the file, or makes it, or begins anew where it is worth nothing; with what is in it. `path` is for messages.
     pub(super) fn open(place: Place, path: &Path) -> Result<(File, Contents), DiskSetupError> {
-        let mut trust = Trust::Whole;
-        let (contents, opened) = open_or_begin_anew(&place, path, &mut trust)?;
-        let open = Open { database: Some(Arc::new(opened)), unswept: false, trust };
-        Ok((File { place, path: path.to_path_buf(), open: Mutex::new(open) }, contents))
+        let open = Mutex::new(Open { database: None, unswept: false, trust: Trust::Whole });
+        let file = File { place, path: path.to_path_buf(), doubt: Doubt::default(), open };
+        let mut open = file.open.lock();
+        let (contents, database) = file.open_or_begin_anew(&mut open.trust)?;
+        open.database = Some(Arc::new(database));
+        drop(open);
+        Ok((file, contents))
     }
 
-    fn database(&self, open: &mut Open) -> Result<Arc<Opened>, String> {
+    fn database(&self, open: &mut Open) -> Result<Arc<Database>, String> {
         if let Some(database) = &open.database {
             return Ok(database.clone());
         }
-        let opened = open_or_begin_anew(&self.place, &self.path, &mut open.trust).map_err(|error| error.to_string())?;
-        let database = Arc::new(opened.1);
+        let (_, database) = self.open_or_begin_anew(&mut open.trust).map_err(|error| error.to_string())?;
+        let database = Arc::new(database);
         (open.database, open.unswept) = (Some(database.clone()), true);
         Ok(database)
     }
 
+    /// Opens what is there, or makes it, or makes another where it is worth nothing; with what is in it.
+    fn open_or_begin_anew(&self, trust: &mut Trust) -> Result<(Contents, Database), DiskSetupError> {
+        self.begin_anew_if_need_be(trust)?;
+        match self.open_database(trust) {
+            Err(Unopened::Damaged(what)) => *trust = Trust::Damaged(what),
+            Err(Unopened::Refused(error)) if !self.doubt.is_there() => return Err(error),
+            Err(Unopened::Refused(_)) => {}
+            Ok(opened) => return Ok(opened),
+        }
+        self.begin_anew_if_need_be(trust)?;
+        self.open_database(trust).map_err(|unopened| {
+            let error = match unopened {
+                Unopened::Refused(error) => error,
+                Unopened::Damaged(what) => io_error(&self.path, &what),
+            };
+            // What was just begun may be in doubt, too.
+            self.begin_anew_if_need_be(trust).err().unwrap_or(error)
+        })
+    }
+
+    /// Puts a file out of the way that is worth nothing.
+    fn begin_anew_if_need_be(&self, trust: &mut Trust) -> Result<(), DiskSetupError> {
+        let path = self.path.display();
+        let gone = match trust {
+            _ if self.doubt.is_there() => {
+                tracing::warn!(%path, "a sync of a disk tier has failed: nobody knows what the disk has, and it begins anew");
+                self.place.remove()
+            }
+            Trust::Whole | Trust::Unsure => return Ok(()),
+            Trust::Damaged(what) => {
+                let aside = led_to(&self.path).with_added_extension("damaged");
+                tracing::warn!(%path, aside = %aside.display(), what, "a disk tier is damaged, and begins anew");
+                self.place.set_aside(&aside)
+            }
+        };
+        gone.map_err(|error| io_error(&self.path, &error))?;
+        self.doubt.has_ended();
+        *trust = Trust::Unsure;
+        Ok(())
+    }
+
+    fn open_database(&self, trust: &Trust) -> Result<(Contents, Database), Unopened> {
+        let mut builder = redb::Builder::new();
+        builder.set_cache_size(PAGES).set_check_integrity_on_open(!matches!(trust, Trust::Whole));
+        let open = || {
+            let watched = |bytes| builder.create_with_backend(Watched { bytes, doubt: self.doubt.clone() });
+            let database = self.place.bytes().and_then(watched).map_err(|error| self.not_opened(error))?;
+            Ok((contents(&database, &self.path)?, database))
+        };
+        caught(open).unwrap_or_else(|panic| Err(Unopened::Damaged(panic)))
+    }
+
+    fn not_opened(&self, error: DatabaseError) -> Unopened {
+        match error {
+            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+                Unopened::Refused(DiskSetupError::InUse(self.path.clone()))
+            }
+            DatabaseError::Storage(StorageError::Io(error)) if !is_damage(&error) => {
+                Unopened::Refused(io_error(&self.path, &error))
+            }
+            other if self.place.is_redb_s() => Unopened::Damaged(other.to_string()),
+            // Somebody else's file is left alone.
+            _ => Unopened::Refused(DiskSetupError::NotADiskTier(self.path.clone())),
+        }
+    }
+
     /// After an error, or at the end. After a panic the engine answers nothing any more, and may panic once more when it is
     /// dropped.
-    fn close(&self, open: &mut Open, in_hand: Arc<Opened>, failure: &Failure) {
-        if open.database.as_ref().is_some_and(|opened| !Arc::ptr_eq(opened, &in_hand)) {
+    fn close(&self, open: &mut Open, in_hand: Arc<Database>, failure: &Failure) {
+        if open.database.as_ref().is_some_and(|database| !Arc::ptr_eq(database, &in_hand)) {
             // It was opened again meanwhile.
             return;
         }
-        let doubt = in_hand.doubt.clone();
         open.database = None;
         // It is synced when it is dropped.
         let _ = caught(|| drop(in_hand));
         open.trust = match failure {
-            _ if doubt.is_there() => Trust::InDoubt,
             // It was checked when it was opened, so no check will find why.
             Failure::Panic(what) if open.unswept => Trust::Damaged(what.clone()),
             _ => Trust::Unsure,
         };
-        if let Err(error) = begin_anew_if_need_be(&self.place, &self.path, &mut open.trust) {
+        if let Err(error) = self.begin_anew_if_need_be(&mut open.trust) {
             // It is tried again before it is opened.
             tracing::warn!(%error, "a disk tier cannot begin anew");
         }
@@ -263,16 +326,16 @@ impl File {
 
     /// The copies with these numbers.
     pub(super) fn read(&self, numbers: &[u64]) -> Result<Vec<Option<Vec<u8>>>, TierError> {
-        let opened = self.database(&mut self.open.lock()).map_err(TierError::Unavailable)?;
+        let database = self.database(&mut self.open.lock()).map_err(TierError::Unavailable)?;
         let read = || -> Result<_, redb::Error> {
-            let copies = opened.database.begin_read()?.open_table(COPIES)?;
+            let copies = database.begin_read()?.open_table(COPIES)?;
             let read_one = |number: &u64| Ok(copies.get(number)?.map(|bytes| bytes.value().to_vec()));
             numbers.iter().map(read_one).collect()
         };
         match caught(read) {
             Ok(read) => read.map_err(|error| TierError::Unavailable(error.to_string())),
             Err(panic) => {
-                self.close(&mut self.open.lock(), opened, &Failure::Panic(panic.clone()));
+                self.close(&mut self.open.lock(), database, &Failure::Panic(panic.clone()));
                 Err(TierError::Unavailable(panic))
             }
         }
@@ -287,9 +350,9 @@ impl File {
         known: &dyn Fn() -> Known,
     ) -> Result<(), String> {
         let mut open = self.open.lock();
-        let opened = self.database(&mut open)?;
+        let database = self.database(&mut open)?;
         let known = open.unswept.then(known);
-        let failure = match caught(|| write(&opened.database, changes, moment, sync, known)) {
+        let failure = match caught(|| write(&database, changes, moment, sync, known)) {
             Ok(Ok(())) => {
                 open.unswept = false;
                 return Ok(());
@@ -297,7 +360,7 @@ impl File {
             Ok(Err(error)) => Failure::Error(error.to_string()),
             Err(panic) => Failure::Panic(panic),
         };
-        self.close(&mut open, opened, &failure);
+        self.close(&mut open, database, &failure);
         Err(failure.into_text())
     }
 }
@@ -305,8 +368,8 @@ impl File {
 impl Drop for File {
     fn drop(&mut self) {
         let mut open = self.open.lock();
-        if let Some(opened) = open.database.take() {
-            self.close(&mut open, opened, &Failure::Error("as it was closed".into()));
+        if let Some(database) = open.database.take() {
+            self.close(&mut open, database, &Failure::Error("as it was closed".into()));
         }
     }
 }
@@ -398,55 +461,10 @@ fn say_of_groups(
     Ok(())
 }
 
-/// Opens what is there, or makes it, or makes another where it is worth nothing; with what is in it.
-fn open_or_begin_anew(place: &Place, path: &Path, trust: &mut Trust) -> Result<(Contents, Opened), DiskSetupError> {
-    begin_anew_if_need_be(place, path, trust)?;
-    match open_database(place, path, trust) {
-        Err(Unopened::Worthless(found, _)) => *trust = found,
-        Err(Unopened::Refused(error)) => return Err(error),
-        Ok(opened) => return Ok(opened),
-    }
-    begin_anew_if_need_be(place, path, trust)?;
-    open_database(place, path, trust).map_err(|unopened| match unopened {
-        Unopened::Refused(error) => error,
-        Unopened::Worthless(found, error) => {
-            *trust = found;
-            // What was just begun may be no more than that.
-            begin_anew_if_need_be(place, path, trust).err().unwrap_or(error)
-        }
-    })
-}
-
-/// Puts a file out of the way that is worth nothing.
-fn begin_anew_if_need_be(place: &Place, path: &Path, trust: &mut Trust) -> Result<(), DiskSetupError> {
-    let at = path.display();
-    let gone = match trust {
-        Trust::Whole | Trust::Unsure => return Ok(()),
-        Trust::Damaged(what) => {
-            let aside = led_to(path).with_added_extension("damaged");
-            tracing::warn!(path = %at, aside = %aside.display(), what, "a disk tier is damaged, and begins anew");
-            place.set_aside(&aside)
-        }
-        Trust::InDoubt => {
-            tracing::warn!(path = %at, "a sync of a disk tier has failed: nobody knows what the disk has, and it begins anew");
-            place.remove()
-        }
-    };
-    gone.map_err(|error| io_error(path, &error))?;
-    *trust = Trust::Unsure;
-    Ok(())
-}
-
 /// Why a file was not opened.
 enum Unopened {
     Refused(DiskSetupError),
-    Worthless(Trust, DiskSetupError),
-}
-
-impl Unopened {
-    fn damaged(path: &Path, what: String) -> Unopened {
-        Unopened::Worthless(Trust::Damaged(what.clone()), io_error(path, &what))
-    }
+    Damaged(String),
 }
 
 fn io_error(path: &Path, reason: &dyn std::fmt::Display) -> DiskSetupError {
@@ -459,43 +477,10 @@ fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
-fn open_database(place: &Place, path: &Path, trust: &Trust) -> Result<(Contents, Opened), Unopened> {
-    let doubt = Doubt::default();
-    let mut builder = redb::Builder::new();
-    builder.set_cache_size(PAGES).set_check_integrity_on_open(!matches!(trust, Trust::Whole));
-    let open = || {
-        let watched = |bytes| builder.create_with_backend(Watched { bytes, doubt: doubt.clone() });
-        let database = place.bytes().and_then(watched).map_err(|error| not_opened(place, path, error))?;
-        Ok((contents(&database, path)?, database))
-    };
-    let damaged = |what| Err(Unopened::damaged(path, what));
-    match caught(open).unwrap_or_else(damaged) {
-        Ok((contents, database)) => Ok((contents, Opened { database, doubt })),
-        Err(Unopened::Refused(error) | Unopened::Worthless(_, error)) if doubt.is_there() => {
-            Err(Unopened::Worthless(Trust::InDoubt, error))
-        }
-        Err(unopened) => Err(unopened),
-    }
-}
-
-fn not_opened(place: &Place, path: &Path, error: DatabaseError) -> Unopened {
-    match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-            Unopened::Refused(DiskSetupError::InUse(path.to_path_buf()))
-        }
-        DatabaseError::Storage(StorageError::Io(error)) if !is_damage(&error) => {
-            Unopened::Refused(io_error(path, &error))
-        }
-        other if place.is_redb_s() => Unopened::damaged(path, other.to_string()),
-        // Somebody else's file is left alone.
-        _ => Unopened::Refused(DiskSetupError::NotADiskTier(path.to_path_buf())),
-    }
-}
-
 fn contents(database: &Database, path: &Path) -> Result<Contents, Unopened> {
     let failed = |error: redb::Error| match error {
         redb::Error::Io(error) if !is_damage(&error) => Unopened::Refused(io_error(path, &error)),
-        other => Unopened::damaged(path, other.to_string()),
+        other => Unopened::Damaged(other.to_string()),
     };
     let reading = database.begin_read().map_err(|error| failed(error.into()))?;
     let about = match reading.open_table(ABOUT) {
@@ -535,7 +520,7 @@ fn contents(database: &Database, path: &Path) -> Result<Contents, Unopened> {
     let versions = contents.groups.iter().flat_map(|(_, version)| [version.hard, version.soft]);
     let numbers = contents.rows.iter().map(|(number, _)| *number).chain(versions);
     if let Some(beyond) = numbers.chain([contents.counter, contents.moment]).find(|number| *number > MOST) {
-        return Err(Unopened::damaged(path, format!("it has counted to {beyond}, where none can come")));
+        return Err(Unopened::Damaged(format!("it has counted to {beyond}, where none can come")));
     }
     Ok(contents)
 }

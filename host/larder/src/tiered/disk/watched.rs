@@ -11,13 +11,17 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use redb::{BackendError, StorageBackend};
 
-/// Whether a sync has failed.
+/// Whether a sync has failed, since the file was made.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Doubt(Arc<AtomicBool>);
 
 impl Doubt {
     pub(super) fn is_there(&self) -> bool {
         self.0.load(SeqCst)
+    }
+
+    pub(super) fn has_ended(&self) {
+        self.0.store(false, SeqCst);
     }
 }
 
