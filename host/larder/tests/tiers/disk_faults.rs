@@ -390,3 +390,27 @@ async fn an_invalidation_waits_for_another_that_is_under_way() {
         second.unwrap();
     }
 }
+
+#[tokio::test]
+async fn reads_do_not_wait_for_a_sync() {
+    let platter = Platter::new(1);
+    let tier = DiskTier::builder("a platter").open_on(Arc::new(platter.attach())).await.unwrap();
+    for key in ["a", "b"] {
+        let token = tier.token(key).await.unwrap();
+        assert_eq!(tier.put(key, copy(b"1"), token, false).await.unwrap(), Put::Kept);
+    }
+    tier.sync().await.unwrap();
+    platter.hold_syncs(true);
+    let scope = Scope::Keys(vec!["a".into()]);
+    let reads = async {
+        while platter.waited.load(SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let looked = tokio::time::timeout(Duration::from_secs(60), tier.get("b")).await;
+        platter.hold_syncs(false);
+        looked.expect("an answer").unwrap().copy.unwrap()
+    };
+    let (done, copy) = tokio::join!(tier.invalidate(&scope, false), reads);
+    done.unwrap();
+    assert_eq!(copy.value.as_deref(), Some(&b"1"[..]));
+}

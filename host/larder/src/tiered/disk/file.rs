@@ -205,6 +205,8 @@ pub(super) struct File {
     /// Where it is there the file is removed, for no check would tell.
     doubt: Doubt,
     open: Mutex<Open>,
+    /// Who commits. Reads go on meanwhile: they would wait for the disk otherwise.
+    committing: Mutex<()>,
 }
 
 struct Open {
@@ -219,7 +221,8 @@ impl File {
     /// Opens the file, or makes it, or begins anew where it is worth nothing; with what is in it. `path` is for messages.
     pub(super) fn open(place: Place, path: &Path) -> Result<(File, Contents), DiskSetupError> {
         let open = Mutex::new(Open { database: None, unswept: false, trust: Trust::Whole });
-        let file = File { place, path: path.to_path_buf(), doubt: Doubt::default(), open };
+        let (path, doubt) = (path.to_path_buf(), Doubt::default());
+        let file = File { place, path, doubt, open, committing: Mutex::new(()) };
         let mut open = file.open.lock();
         let (contents, database) = file.open_or_begin_anew(&mut open.trust)?;
         open.database = Some(Arc::new(database));
@@ -349,12 +352,17 @@ impl File {
         sync: bool,
         known: &dyn Fn() -> Known,
     ) -> Result<(), String> {
+        let _committing = self.committing.lock();
+        let (database, known) = {
+            let mut open = self.open.lock();
+            (self.database(&mut open)?, open.unswept.then(known))
+        };
+        let written = caught(|| write(&database, changes, moment, sync, known));
         let mut open = self.open.lock();
-        let database = self.database(&mut open)?;
-        let known = open.unswept.then(known);
-        let failure = match caught(|| write(&database, changes, moment, sync, known)) {
+        let failure = match written {
             Ok(Ok(())) => {
-                open.unswept = false;
+                // Unless a read has met something that had it closed.
+                open.unswept &= !open.database.as_ref().is_some_and(|now| Arc::ptr_eq(now, &database));
                 return Ok(());
             }
             Ok(Err(error)) => Failure::Error(error.to_string()),

@@ -227,7 +227,7 @@ pub(super) fn look(path: &Path) -> Result<Contents, JournalError> {
         }
         error => not_opened(path, error),
     })?;
-    if bytes.is_empty() || is_unfinished(path).is_ok_and(|it_is| it_is) {
+    if bytes.is_empty() || is_unfinished(path).unwrap_or(false) {
         return Err(JournalError::Empty(path.to_path_buf()));
     }
     let looked = caught(|| {
