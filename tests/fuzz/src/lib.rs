@@ -24,6 +24,7 @@ mod tiered {
     use bytes::Bytes;
 
     pub mod envelope;
+    mod files;
     pub mod journal;
     mod panics;
 
