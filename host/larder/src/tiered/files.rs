@@ -4,26 +4,20 @@ use std::io::Read as _;
 use std::path::Path;
 use std::{fs, io};
 
-/// Whether a file, which there is, was begun by redb and not finished, or has not a byte yet. Nothing is in it, and redb does not
-/// open it.
-pub(super) fn is_unfinished(path: &Path) -> io::Result<bool> {
+/// Whether a file was begun by redb and not finished, or has not a byte yet. Nothing is in it, and redb does not open it.
+pub(super) fn is_unfinished(file: impl io::Read) -> io::Result<bool> {
     /// What it begins with when it is finished is written last,
     const NAME: usize = 9;
     /// of a header that is within these.
-    const HEADER: u64 = 512;
-    /// What is begun is smaller.
-    const BEGUN: u64 = 16 << 20;
-    let mut file = fs::File::open(path)?;
-    if file.metadata()?.len() > BEGUN {
-        return Ok(false);
+    const HEADER: usize = 512;
+    /// What is begun is no larger.
+    const BEGUN: usize = 16 << 20;
+    for (at, byte) in io::BufReader::new(file).bytes().enumerate() {
+        if at == BEGUN || (byte? != 0 && !(NAME..HEADER).contains(&at)) {
+            return Ok(false);
+        }
     }
-    let (mut header, mut rest) = (Vec::new(), Vec::new());
-    file.by_ref().take(HEADER).read_to_end(&mut header)?;
-    if header.iter().take(NAME).any(|byte| *byte != 0) {
-        return Ok(false);
-    }
-    file.read_to_end(&mut rest)?;
-    Ok(rest.iter().all(|byte| *byte == 0))
+    Ok(true)
 }
 
 /// The directory that a path leads into.

@@ -5,7 +5,7 @@
 //! redb's. A copy has its key before its envelope, which has a checksum: what lies at a wrong number is seen.
 
 use std::collections::HashSet;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
@@ -177,9 +177,10 @@ const MAGIC: &[u8] = b"redb";
 
 /// See [`Place::is_redb_s`].
 fn is_redb_s(path: &Path) -> io::Result<bool> {
-    let mut begins = Vec::new();
-    fs::File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut begins)?;
-    Ok(begins == MAGIC || is_unfinished(path)?)
+    let (mut file, mut begins) = (fs::File::open(path)?, Vec::new());
+    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut begins)?;
+    file.rewind()?;
+    Ok(begins == MAGIC || is_unfinished(file)?)
 }
 
 /// Where a link leads.
@@ -679,80 +680,40 @@ mod tests {
 
     #[cfg(feature = "testkit")]
     mod of_a_disk_that_fails {
-        use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+        use std::sync::atomic::Ordering::SeqCst;
 
         use super::*;
-        use crate::tiered::disk::Medium;
-        use crate::tiered::testkit::platter::{Attached, Platter};
+        use crate::tiered::testkit::platter::Platter;
 
         const VALUE: [u8; 16] = [7; 16];
 
-        /// A disk that does what it is told to.
-        #[derive(Clone, Debug)]
-        struct Disk(Attached, Arc<Faults>);
-
-        #[derive(Debug, Default)]
-        struct Faults {
-            write_fails: AtomicBool,
-            /// As the engine does that has read nonsense: where a value is written.
-            write_panics: AtomicBool,
-            removed: AtomicU64,
+        fn fails(_: &[u8]) -> io::Result<()> {
+            Err(io::Error::other("no"))
         }
 
-        impl StorageBackend for Disk {
-            fn len(&self) -> io::Result<u64> {
-                self.0.len()
-            }
-            fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-                self.0.read(offset, out)
-            }
-            fn set_len(&self, len: u64) -> io::Result<()> {
-                self.0.set_len(len)
-            }
-            fn sync_data(&self) -> io::Result<()> {
-                self.0.sync_data()
-            }
-            fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-                let is_value = data.windows(VALUE.len()).any(|bytes| bytes == VALUE);
-                assert!(!is_value || !self.1.write_panics.load(SeqCst), "nonsense");
-                if self.1.write_fails.load(SeqCst) { Err(io::Error::other("no")) } else { self.0.write(offset, data) }
-            }
-        }
-
-        impl Medium for Disk {
-            fn bytes(&self) -> Result<Box<dyn StorageBackend>, DatabaseError> {
-                Ok(Box::new(Disk(self.0.locked()?, self.1.clone())))
-            }
-            fn remove(&self) -> io::Result<()> {
-                self.1.removed.fetch_add(1, SeqCst);
-                Medium::remove(&self.0)
-            }
+        /// As the engine does that has read nonsense: where a value is written.
+        fn panics(data: &[u8]) -> io::Result<()> {
+            assert!(!data.windows(VALUE.len()).any(|bytes| bytes == VALUE), "nonsense");
+            Ok(())
         }
 
         struct World {
             platter: Arc<Platter>,
-            disk: Disk,
             file: Option<File>,
         }
 
         impl World {
             /// Of one copy, with the number 1, in a file that was closed in order.
             fn new() -> World {
-                let platter = Platter::new(7);
-                let disk = Disk(platter.attach(), Arc::default());
-                let mut world = World { platter, disk, file: None };
+                let mut world = World { platter: Platter::new(7), file: None };
                 assert!(world.open().rows.is_empty());
                 world.put(1).unwrap();
                 assert_eq!(world.open().rows.len(), 1);
                 world
             }
 
-            fn faults(&self) -> &Faults {
-                &self.disk.1
-            }
-
             fn removed(&self) -> u64 {
-                self.faults().removed.load(SeqCst)
+                self.platter.removed.load(SeqCst)
             }
 
             fn open(&mut self) -> Contents {
@@ -763,7 +724,7 @@ mod tests {
             }
 
             fn try_open(&self) -> Result<(File, Contents), DiskSetupError> {
-                File::open(Place::Medium(Arc::new(self.disk.clone())), Path::new("a disk"))
+                File::open(Place::Medium(Arc::new(self.platter.attach())), Path::new("a disk"))
             }
 
             fn put(&self, number: u64) -> Result<(), String> {
@@ -810,10 +771,10 @@ mod tests {
         #[test]
         fn after_a_write_that_failed_it_is_what_it_was() {
             let mut world = World::new();
-            world.faults().write_fails.store(true, SeqCst);
+            world.platter.before_writes(Some(fails));
             world.put(2).unwrap_err();
             world.put(2).unwrap_err();
-            world.faults().write_fails.store(false, SeqCst);
+            world.platter.before_writes(None);
             world.put(3).unwrap();
             let mut numbers: Vec<_> = world.open().rows.iter().map(|(number, _)| *number).collect();
             numbers.sort_unstable();
@@ -824,17 +785,17 @@ mod tests {
         #[test]
         fn where_the_engine_panics_again_and_again_it_begins_anew() {
             let mut world = World::new();
-            world.faults().write_panics.store(true, SeqCst);
+            world.platter.before_writes(Some(panics));
             assert!(world.put(2).unwrap_err().contains("nonsense"));
             assert_eq!(world.removed(), 0);
-            world.faults().write_panics.store(false, SeqCst);
+            world.platter.before_writes(None);
             world.put(3).unwrap();
-            world.faults().write_panics.store(true, SeqCst);
+            world.platter.before_writes(Some(panics));
             for number in 4..6 {
                 world.put(number).unwrap_err();
             }
             assert_eq!(world.removed(), 1);
-            world.faults().write_panics.store(false, SeqCst);
+            world.platter.before_writes(None);
             world.put(6).unwrap();
             let contents = world.open();
             assert_eq!(contents.rows.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [6]);

@@ -130,7 +130,7 @@ impl Place for PathBuf {
         let path = fs::canonicalize(self)?;
         // As redb locks what it opens, for who knows nothing of the other lock.
         let held = locked(old, false)?;
-        if is_unfinished(&path)? {
+        if is_unfinished(fs::File::open(&path)?)? {
             held.0.set_len(0)?;
         }
         let beside = beside(&path);
@@ -227,7 +227,7 @@ pub(super) fn look(path: &Path) -> Result<Contents, JournalError> {
         }
         error => not_opened(path, error),
     })?;
-    if bytes.is_empty() || is_unfinished(path).unwrap_or(false) {
+    if is_unfinished(&*bytes).unwrap_or(false) {
         return Err(JournalError::Empty(path.to_path_buf()));
     }
     let looked = caught(|| {

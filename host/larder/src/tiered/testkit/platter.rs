@@ -34,6 +34,9 @@ struct Bytes {
     is_locked: bool,
 }
 
+/// What may fail before a write, for what is to be written.
+type BeforeWrite = fn(&[u8]) -> io::Result<()>;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Platter {
@@ -43,6 +46,7 @@ pub struct Platter {
     fails: AtomicU64,
     syncs_fail: AtomicBool,
     syncs_wait: AtomicBool,
+    before_writes: Mutex<Option<BeforeWrite>>,
     /// How many have waited.
     pub waited: AtomicU64,
     pub failed: AtomicU64,
@@ -71,6 +75,7 @@ impl Platter {
             fails: AtomicU64::new(0),
             syncs_fail: AtomicBool::new(false),
             syncs_wait: AtomicBool::new(false),
+            before_writes: Mutex::default(),
             waited: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             removed: AtomicU64::new(0),
@@ -93,6 +98,11 @@ impl Platter {
     /// Whether each sync fails from now on.
     pub fn fail_syncs(&self, they_do: bool) {
         self.syncs_fail.store(they_do, SeqCst);
+    }
+
+    /// What is asked before each write from now on. Where it fails nothing is written.
+    pub fn before_writes(&self, what: Option<BeforeWrite>) {
+        *self.before_writes.lock() = what;
     }
 
     /// Whether syncs wait until they may go on.
@@ -217,6 +227,8 @@ impl StorageBackend for Attached {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let before = *self.platter.before_writes.lock();
+        before.map_or(Ok(()), |before| before(data))?;
         self.with(|bytes| {
             let luck = self.luck();
             let written = match luck {
