@@ -215,19 +215,19 @@ where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.read_hashed(hash, at, key, |value, _, _| value.clone())
+        self.read_hashed(hash, at, key, table::is_brief::<V>(), |value, _, _| value.clone())
     }
 
-    /// As [`Self::get`], for what `read` makes of the value under the lock of its bucket. `read` is told where the entry lies,
-    /// and the time if it expires, 0 if it does not.
+    /// As [`Self::get`], for what `read` makes of the value under the lock of its bucket, which others may share unless that
+    /// `is_brief`. `read` is told where the entry lies, and the time if it expires, 0 if it does not.
     #[inline(always)]
-    pub(crate) fn read<Q, R>(&self, key: &Q, read: impl FnOnce(&V, Place, u64) -> R) -> Option<R>
+    pub(crate) fn read<Q, R>(&self, key: &Q, is_brief: bool, read: impl FnOnce(&V, Place, u64) -> R) -> Option<R>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
         let (hash, at) = self.hash(key);
-        self.read_hashed(hash, at, key, |value, slot, now| read(value, Place { shard: at, slot }, now))
+        self.read_hashed(hash, at, key, is_brief, |value, slot, now| read(value, Place { shard: at, slot }, now))
     }
 
     #[inline(always)]
@@ -236,6 +236,7 @@ where
         hash: table::Hash,
         at: usize,
         key: &Q,
+        is_brief: bool,
         read: impl FnOnce(&V, Slot, u64) -> R,
     ) -> Option<R>
     where
@@ -243,9 +244,9 @@ where
         Q: Hash + Eq + ?Sized,
     {
         if self.inner.control.is_shadowing() {
-            return self.read_shadowed(hash, at, key, read);
+            return self.read_shadowed(hash, at, key, is_brief, read);
         }
-        self.read_slot(hash, at, key, read).map(|(read, _)| read)
+        self.read_slot(hash, at, key, is_brief, read).map(|(read, _)| read)
     }
 
     /// As [`Self::read_hashed`], and tells the shadow.
@@ -255,13 +256,14 @@ where
         hash: table::Hash,
         at: usize,
         key: &Q,
+        is_brief: bool,
         read: impl FnOnce(&V, Slot, u64) -> R,
     ) -> Option<R>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let (read, slot) = self.read_slot(hash, at, key, read).unzip();
+        let (read, slot) = self.read_slot(hash, at, key, is_brief, read).unzip();
         // The slot may be another entry's by now, whose terms are as good for an estimate.
         let seen = slot.map(|slot| {
             let table = &self.inner.shards[at].table;
@@ -282,6 +284,7 @@ where
         hash: table::Hash,
         at: usize,
         key: &Q,
+        is_brief: bool,
         read: impl FnOnce(&V, Slot, u64) -> R,
     ) -> Option<(R, Slot)>
     where
@@ -294,6 +297,7 @@ where
         let mut answer = None;
         let found = shard.table.read(
             hash,
+            is_brief,
             |k| k.borrow() == key,
             |slot, key, value| {
                 let now = if shard.table.expires() || inner.renews_on_read {
@@ -603,6 +607,7 @@ where
         let (hash, at) = self.hash(key);
         let found = self.inner.shards[at].table.read(
             hash,
+            false,
             |k| k.borrow() == key,
             |slot, _, value| {
                 let expires_at = self.inner.shards[at].table.expires_at(slot);

@@ -154,7 +154,19 @@ pub(crate) struct Share<'l>(&'l SharedLock);
 /// A [`SharedLock`] for oneself alone.
 pub(crate) struct Alone<'l>(&'l SharedLock);
 
+/// A [`SharedLock`] for a look at what it guards, which is not written.
+pub(crate) enum Look<'l> {
+    Shared(#[expect(dead_code, reason = "held until it is dropped")] Share<'l>),
+    Alone(#[expect(dead_code, reason = "held until it is dropped")] Alone<'l>),
+}
+
 impl SharedLock {
+    /// For a look, which others may share unless it is brief: to have it alone takes one locked instruction, to share it two.
+    #[inline]
+    pub(crate) fn look(&self, is_brief: bool) -> Look<'_> {
+        if is_brief { Look::Alone(self.alone()) } else { Look::Shared(self.share()) }
+    }
+
     #[inline]
     pub(crate) fn share(&self) -> Share<'_> {
         if !self.try_share() {

@@ -25,11 +25,11 @@
 //!
 //! # Why the `unsafe` is sound
 //!
-//! The lanes of a bucket are read under the shared lock of its column and written under the exclusive one.
+//! The lanes of a bucket are read under the lock of its column, shared or exclusive, and written under the exclusive one.
 //! The content of a cell is reached only in these ways:
 //!
-//! 1. *Linked*: its slot is in exactly one bucket, that of its key. Whoever reads it holds that column's lock shared,
-//!    whoever replaces, moves or takes it holds it exclusively.
+//! 1. *Linked*: its slot is in exactly one bucket, that of its key. Whoever reads it holds that column's lock, at least
+//!    shared; whoever replaces, moves or takes it holds it exclusively.
 //! 2. *Owned*: a slot that is in no bucket belongs to whoever was given it: by unlinking, or from the list of free
 //!    slots, which gives each out once. Its content is uninitialised: `unlink` moves it out, and only `link`, which
 //!    takes the slot, writes it.
@@ -42,7 +42,7 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::AtomicBool;
 
 use crate::eviction::{NEVER, Slot};
-use crate::locks::{Alone, Share, SharedLock};
+use crate::locks::{Alone, SharedLock};
 use crate::segment::{Array, Zeroable};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 
@@ -76,6 +76,12 @@ impl Hash {
     fn tag(self) -> u8 {
         ((self.0 >> 32) as u8).max(1)
     }
+}
+
+/// Whether to clone a `V` is over in no time: it owns nothing, and is small. Any other clone may take as long as it likes, and
+/// others must be able to look at the same column meanwhile.
+pub(crate) const fn is_brief<V>() -> bool {
+    !std::mem::needs_drop::<V>() && size_of::<V>() <= 64
 }
 
 /// Lanes of a bucket: tag 0 is empty. All-zero bytes are an empty one.
@@ -592,32 +598,27 @@ impl<K, V> Table<K, V> {
         (guard, bucket)
     }
 
-    #[inline]
-    fn share(&self, location: u32) -> (Share<'_>, &Lanes) {
-        let (guard, bucket) = self.bucket_under(location, SharedLock::share);
-        // SAFETY: the lock of its column is held shared for as long as the guard, which goes with the reference.
-        let lanes = unsafe { &*bucket.0.get() };
-        (guard, lanes)
-    }
-
-    /// Calls `f` on the entry of a key, under the shared lock of its column.
+    /// Calls `f` on the entry of a key, under the lock of its column: a shared one, unless that `is_brief`.
     #[inline(always)]
     pub(crate) fn read<R>(
         &self,
         hash: Hash,
+        is_brief: bool,
         matches: impl Fn(&K) -> bool,
         f: impl FnOnce(Slot, &K, &V) -> R,
     ) -> Option<R> {
-        let (guard, lanes) = self.share(hash.location());
+        let (guard, bucket) = self.bucket_under(hash.location(), |lock| lock.look(is_brief));
+        // SAFETY: the lock of its column is held, at least shared, until `f` has returned.
+        let lanes = unsafe { &*bucket.0.get() };
         let (spot, cell) = lanes.find(hash.tag(), |slot| {
-            // SAFETY: `slot` is linked in this bucket, whose column's lock is held shared.
+            // SAFETY: `slot` is linked in this bucket, whose column's lock is held, at least shared.
             let (cell, (key, _)) = unsafe {
                 let cell = self.linked(slot);
                 (cell, cell.content())
             };
             matches(key).then_some(cell)
         })?;
-        // SAFETY: as above; the lock is held until `f` has returned.
+        // SAFETY: as above.
         let (key, value) = unsafe { cell.content() };
         let result = f(spot.slot, key, value);
         drop(guard);
@@ -860,14 +861,14 @@ mod tests {
             let n = if cfg!(miri) { 200 } else { 5_000 };
             for key in 0..n {
                 insert(&table, key as Slot, key);
-                assert!(table.read(hash(key), |k| *k == key, |slot, _, v| (slot, v.clone())).is_some());
+                assert!(table.read(hash(key), key % 2 == 0, |k| *k == key, |slot, _, v| (slot, v.clone())).is_some());
             }
             for key in 0..n {
-                let found = table.read(hash(key), |k| *k == key, |slot, _, v| (slot, v.clone()));
+                let found = table.read(hash(key), key % 2 == 0, |k| *k == key, |slot, _, v| (slot, v.clone()));
                 assert_eq!(found, Some((key as Slot, key.to_string())));
             }
             for key in n..n + 100 {
-                assert!(table.read(hash(key), |k| *k == key, |_, _, _| ()).is_none());
+                assert!(table.read(hash(key), key % 2 == 0, |k| *k == key, |_, _, _| ()).is_none());
             }
             // Buckets stay evenly full: linear hashing that split the wrong ones would chain.
             let state = table.state.load(Ordering::Relaxed);
@@ -889,7 +890,7 @@ mod tests {
             assert!(table.lock_slot(slot).is_none());
         }
         for key in 0..150 {
-            let found = table.read(hash(key), |k| *k == key, |_, _, _| ()).is_some();
+            let found = table.read(hash(key), key % 2 == 0, |k| *k == key, |_, _, _| ()).is_some();
             assert_eq!(found, key % 2 == 1);
         }
     }

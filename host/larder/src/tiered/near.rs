@@ -21,6 +21,7 @@ use super::groups::{Group, Groups, Reached};
 use crate::cache::Place;
 use crate::engine::steps::{Facts, Marks, Terms};
 use crate::eviction::NEVER;
+use crate::table::is_brief;
 use crate::{Cache, Clock};
 
 /// What can be a key of tiers: it has a text, by which other processes know it, and prefixes are told.
@@ -505,7 +506,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Near<K, V> {
         let trusted_until = self.trusted_until.load(Ordering::Acquire);
         // Beside what the table hands on, as in `Cache::read_slot`.
         let mut answer = None;
-        let found = self.cache.read(key, |seat, place, now| {
+        let found = self.cache.read(key, is_brief::<V>(), |seat, place, now| {
             let looks = seat.looks();
             let is_calm = looks.0 == self.calm.load(Ordering::Acquire);
             if is_calm || self.is_quiet(looks, trusted_until, now) {
