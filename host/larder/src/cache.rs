@@ -724,9 +724,9 @@ where
             match board.board(By::Thread, hash.0, &key, Some(landed), || self.peek(&key), || None) {
                 Ok(value) => return Ok(value),
                 Err(Boarding::Lead(lead)) => {
-                    let began = Stopwatch::start();
+                    let began = lead.is_timed().then(Stopwatch::start);
                     let loaded = load().map_err(Arc::new);
-                    let nanos = began.elapsed_nanos();
+                    let nanos = began.map_or(0, Stopwatch::elapsed_nanos);
                     let outcome = || loaded.clone().map_err(|error| error as Arc<dyn Any + Send + Sync>);
                     let mut kept = Kept::default();
                     lead.land(Some((nanos, loaded.is_ok())), outcome, || {

@@ -44,6 +44,13 @@ use crate::sync::{AtomicU64, Mutex, Ordering, Parker, ThreadId, this_thread};
 /// wrong costs a second load of the key, and no more.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// To time a load takes some fifteen nanoseconds, a tenth of what else it takes here. So where all loads are *brief*, which is
+/// less than this many nanoseconds (policies hear of microseconds), one in a few stands for the others.
+const BRIEF: u64 = 1000;
+/// How many must have been brief, one after the other, before that is done, and how many each stands for then.
+const BRIEF_IN_A_ROW: u32 = 64;
+const STANDS_FOR: u64 = 8;
+
 /// What a load came to: a value, or an error that all passengers share (the leader's type, checked by each).
 pub(crate) type Outcome<V> = Result<V, Arc<dyn Any + Send + Sync>>;
 /// A load that is a future; it says how many nanoseconds it took.
@@ -233,6 +240,9 @@ struct Flights<K, V> {
     seats: Seats<K, V>,
     /// Loads that landed, fenced or not.
     loads: LoadTally,
+    /// How many closures that were timed last were brief, as far as it matters; and how many were not timed since.
+    brief: u32,
+    untimed: u64,
     /// Flights whose leaders run closures, and which were fenced: the leader finds its passengers here.
     adrift: Vec<(u64, Arc<Flight<V>>)>,
     next_number: u64,
@@ -274,6 +284,8 @@ pub(crate) struct Lead<'b, K, V> {
     part: &'b Part<K, V>,
     hash: u64,
     number: u64,
+    /// How many loads the time of this one stands for. 0: it need not be timed.
+    stands_for: u64,
 }
 
 /// A place in a flight; leaves when dropped.
@@ -318,6 +330,8 @@ impl<K, V> Board<K, V> {
             flights: Lock::new(Flights {
                 seats: Seats::NONE,
                 loads: LoadTally::default(),
+                brief: 0,
+                untimed: 0,
                 adrift: Vec::new(),
                 next_number: 0,
             }),
@@ -406,11 +420,12 @@ impl<K: Eq, V> Board<K, V> {
         let seat = Seat { hash, key: key.clone(), number, thread, flight: flight.clone() };
         flights.seats.add(seat);
         say_whether_any(&mut flights);
+        let stands_for = flights.stands_for();
         drop(flights);
         // A writer that saw the board idle has told the source before; the load asks it after.
         store_before_load();
         Err(match flight {
-            None => Boarding::Lead(Lead { part, hash, number }),
+            None => Boarding::Lead(Lead { part, hash, number, stands_for }),
             Some(flight) => {
                 Boarding::Join(Ticket { board: self.clone(), flight, by, hash, number, waker: None, leads: true })
             }
@@ -448,6 +463,30 @@ impl<K: Eq, V> Board<K, V> {
 }
 
 impl<K, V> Flights<K, V> {
+    /// How many loads the time of the next one is to stand for.
+    #[inline]
+    fn stands_for(&self) -> u64 {
+        match self.brief {
+            ..BRIEF_IN_A_ROW => 1,
+            _ if self.untimed + 1 >= STANDS_FOR => STANDS_FOR,
+            _ => 0,
+        }
+    }
+
+    /// Counts the load of a closure, of which that was to be so. One that is not brief stands for itself alone, and all after it
+    /// are timed.
+    #[inline]
+    fn count(&mut self, nanos: u64, stands_for: u64, succeeded: bool) {
+        let is_brief = nanos < BRIEF;
+        self.untimed = if stands_for == 0 { self.untimed + 1 } else { 0 };
+        self.loads.count(if is_brief { nanos * stands_for } else { nanos }, succeeded);
+        if !is_brief {
+            self.brief = 0;
+        } else if stands_for > 0 {
+            self.brief = (self.brief + 1).min(BRIEF_IN_A_ROW);
+        }
+    }
+
     /// A seat was fenced: if its leader runs a closure, and has passengers, it must find them.
     fn set_adrift(&mut self, seat: &Seat<K, V>) {
         if let Some(flight) = &seat.flight
@@ -490,15 +529,22 @@ impl<V> Drop for EndOnDrop<'_, V> {
 }
 
 impl<K, V> Lead<'_, K, V> {
+    /// Whether the load is to be timed.
+    #[inline]
+    pub(crate) fn is_timed(&self) -> bool {
+        self.stands_for > 0
+    }
+
     /// The load is done: calls `keep` under the board's lock if the flight was not fenced, and gives the outcome, if
-    /// anybody waits for it, to all. `load` is how many nanoseconds it took and whether it succeeded, if it is to be counted.
+    /// anybody waits for it, to all. `load` is how many nanoseconds it took (0 if that is [not known](Self::is_timed)) and whether
+    /// it succeeded, if it is to be counted.
     #[inline(always)]
     pub(crate) fn land(self, load: Option<(u64, bool)>, outcome: impl FnOnce() -> Outcome<V>, keep: impl FnOnce()) {
-        let Lead { part, hash, number } = self;
+        let Lead { part, hash, number, stands_for } = self;
         std::mem::forget(self);
         let mut flights = part.flights.lock();
         if let Some((nanos, succeeded)) = load {
-            flights.loads.count(nanos, succeeded);
+            flights.count(nanos, stands_for, succeeded);
         }
         let Some(mut seat) = part.take(&mut flights, hash, number) else {
             let flight = flights.take_adrift(number);
@@ -1043,6 +1089,43 @@ mod tests {
             writer.join().expect("it writes");
             world.check();
         });
+    }
+
+    /// Of loads that are all brief one in a few is timed, and stands for the others; one that is not has all timed again.
+    #[cfg(not(shuttle))]
+    #[test]
+    fn brief_loads_are_timed_now_and_then() {
+        let world = World::new();
+        // How many of so many loads are timed, each of which takes so long.
+        let load = |loads: u64, nanos: u64| {
+            let mut timed = 0;
+            for _ in 0..loads {
+                let lead = || match world.board.board(By::Thread, HASH, &KEY, None, || None::<u64>, || None) {
+                    Err(Boarding::Lead(lead)) => lead,
+                    _ => unreachable!("nobody else is here"),
+                };
+                // What is no load, as an update, takes no load's turn.
+                lead().land(None, || Ok(1), || {});
+                let lead = lead();
+                timed += u64::from(lead.is_timed());
+                let nanos = if lead.is_timed() { nanos } else { 0 };
+                lead.land(Some((nanos, true)), || Ok(1), || {});
+            }
+            timed
+        };
+        let row = u64::from(BRIEF_IN_A_ROW);
+        assert_eq!(load(row, BRIEF - 1), row, "until it is known that they are brief");
+        let before = world.board.loads();
+        assert_eq!((before.succeeded, before.nanos), (row, row * (BRIEF - 1)));
+        assert_eq!(load(10 * STANDS_FOR, 50), 10);
+        let after = world.board.loads();
+        assert_eq!(after.succeeded - before.succeeded, 10 * STANDS_FOR, "each is counted");
+        assert_eq!(after.nanos - before.nanos, 10 * STANDS_FOR * 50, "and those that were timed stand for the others");
+        // Of loads that take longer all of a sudden the first that is timed stands for itself, and all after it are timed.
+        let timed = load(STANDS_FOR + row, BRIEF);
+        assert!((row + 1..=row + STANDS_FOR).contains(&timed), "{timed}");
+        assert_eq!(world.board.loads().nanos - after.nanos, timed * BRIEF);
+        assert_eq!(load(row, 50), row, "they must prove brief again");
     }
 
     /// A load that asks for its own key, on the thread that runs or polls it.

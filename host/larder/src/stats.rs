@@ -42,7 +42,8 @@ pub struct Stats {
     pub loads: u64,
     /// Loads that failed.
     pub load_failures: u64,
-    /// The time that loads took together.
+    /// The time that loads took together. Where they are shorter than a microsecond each, it is an estimate: one in eight is
+    /// timed, as long as that is so.
     pub load_time: Duration,
     /// Entries that left because the cache was full; what a policy would not keep when it came (what weighs more than
     /// the capacity, above all) included.
