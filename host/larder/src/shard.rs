@@ -31,8 +31,10 @@ use crate::table::{Hash, Occupied, Table};
 use crate::timers::Timers;
 use crate::touches::Touches;
 
-/// The most arrivals that wait for the policy, where nothing smaller was asked for. More would make a call cheaper still,
-/// but already this many are so few calls that they do not show in the 99.9th percentile of an operation.
+/// The most arrivals that wait for the policy, where nothing smaller was asked for: so few calls that they do not show in the 99.9th
+/// percentile of an operation. With twice as many a mix of reads and insertions takes a twentieth less time, for each entry's
+/// reads are told of and marked anew half as often; but SIEVE lost 0.6 points of hits over a trace, where half a point is allowed and
+/// it loses 0.3 now, and the 99.99th percentile went from 44 to 68 microseconds.
 pub(crate) const MOST_BATCH: u32 = 128;
 /// A batch is at most this fraction of the residents: no policy loses half a point of hits to it against batches of one. With a
 /// quarter of it a database trace in a cache of 9,344 took a ninth longer.
