@@ -524,14 +524,24 @@ async fn journal_of(config: &Config) -> Says {
 }
 
 async fn disk(config: &Config, name: &str) -> Says {
-    // Not made by looking.
+    // Neither made nor repaired by looking; but what a service would be refused is told.
     let path = config.disk_path(name).map_err(|error| error.to_string())?;
-    if !path.exists() {
-        return Ok(format!("{} is not there yet", path.display()));
-    }
-    match config.open_disk(name).await {
-        Ok(tier) => Ok(format!("{}: {} copies; no service has it open", tier.summary(), tier.entry_count())),
+    match config.look_at_disk(name).await {
+        Ok(has) => {
+            let says =
+                format!("{}: {} copies of {} bytes; no service has it open", path.display(), has.copies, has.bytes);
+            let writable = std::fs::OpenOptions::new().write(true).open(&path);
+            writable.map(|_| says).map_err(|error| format!("{} cannot be written: {error}", path.display()))
+        }
         Err(ConfigError::Disk { source: DiskSetupError::InUse(_), .. }) => Ok("a service has it open".into()),
+        Err(ConfigError::Disk { source: DiskSetupError::NotThere(path), .. }) => match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => {
+                Err(format!("{}: there is no directory {}: make it", path.display(), parent.display()))
+            }
+            _ => Ok(format!("{} is not there yet", path.display())),
+        },
+        // A service comes over that by itself, and nothing is lost.
+        Err(ConfigError::Disk { source: unfinished @ DiskSetupError::Unfinished(_), .. }) => Ok(unfinished.to_string()),
         Err(error) => Err(error.to_string()),
     }
 }

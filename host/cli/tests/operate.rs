@@ -163,6 +163,45 @@ fn a_dead_store_is_named() {
     }
 }
 
+/// A service sets a damaged file aside and begins anew. The doctor says so, and leaves it to the service.
+#[test]
+fn the_doctor_leaves_a_tier_on_disk_as_it_is() {
+    let directory = TempDir::new().unwrap();
+    let config = directory.path().join("shop.toml");
+    let text = "[tier.own]\ndisk = 'own.cache'\n[keyspace.words]\ncapacity = 10\ntiers = ['own']";
+    std::fs::write(&config, text).unwrap();
+    let file = directory.path().join("own.cache");
+    let says = |code: i32, words: &[&str]| {
+        let (exits, out, _) = larder(&config, &["doctor"]);
+        let line = out.lines().find(|line| line.contains("tier own:")).unwrap();
+        assert!(exits == code && words.iter().all(|word| line.contains(word)), "{words:?} are not in\n{out}");
+    };
+    says(0, &["ok", "is not there yet"]);
+    assert!(!file.exists());
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let stores = larder::Config::read(&config).unwrap().open().await.unwrap();
+        let words = stores.keyspace::<String, String>("words").unwrap().build().unwrap();
+        words.insert("a".into(), "b".to_string()).await.unwrap();
+        let (_, out, _) = larder(&config, &["doctor"]);
+        assert!(out.contains("tier own: a service has it open"), "{out}");
+    });
+    drop(runtime);
+    says(0, &["ok", "own.cache: 1 copies of ", "no service has it open"]);
+
+    let damaged = std::fs::read(&file).unwrap()[..10_000].to_vec();
+    std::fs::write(&file, &damaged).unwrap();
+    says(1, &["FAIL", "own.cache is damaged", "own.cache.damaged, and begins anew"]);
+    assert_eq!(std::fs::read(&file).unwrap(), damaged);
+    std::fs::write(&file, [0; 1000]).unwrap();
+    says(0, &["ok", "begun and not finished"]);
+    assert_eq!(std::fs::read(&file).unwrap(), [0; 1000]);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2, "the two files, and nothing beside");
+    std::fs::write(&config, text.replace("own.cache", "nowhere/own.cache")).unwrap();
+    says(1, &["FAIL", "there is no directory", "make it"]);
+}
+
 #[test]
 fn the_doctor_finds_all_well() {
     let Some(server) = redis() else { return };

@@ -70,8 +70,6 @@ use serde_json::Value as Json;
 
 use crate::engine::steps::Abilities;
 use crate::policy::nearest;
-#[cfg(feature = "disk")]
-use crate::tiered::DiskTier;
 #[cfg(feature = "http")]
 use crate::tiered::HttpSource;
 #[cfg(feature = "memcached")]
@@ -82,6 +80,8 @@ use crate::tiered::{
     self, BoxFuture, Bus, Codec, FarCopy, Journal, JournalContents, JournalError, Key, Looked, MemoryTier, Put, Scope,
     Source, Tier, TierError, Token,
 };
+#[cfg(feature = "disk")]
+use crate::tiered::{DiskContents, DiskTier};
 #[cfg(feature = "redis")]
 use crate::tiered::{RedisBus, RedisServer, RedisTier};
 use crate::{Cache, Patterns, PatternsModule, Policy, PolicyError, TieredBuilder, Value};
@@ -974,16 +974,14 @@ impl Config {
         table.disk.map(|path| config.path(&path)).ok_or_else(|| wrong(place, "it does not lie on disk"))
     }
 
-    /// Opens a disk tier, and nothing else.
+    /// What is in a disk tier, which is not opened for that: it stays as the service left it, and the service's.
     ///
     /// # Errors
-    /// There is none of this name, a process has it open, or what lies there is none.
+    /// There is none of this name or no file yet, a process has it open, or what lies there is none, or damaged.
     #[cfg(feature = "disk")]
-    pub async fn open_disk(&self, name: &str) -> Result<DiskTier, ConfigError> {
-        let place = format!("tier.{name}");
-        let (config, table) = self.only(&place, name, |config| &mut config.tier)?;
-        let path = table.disk.as_ref().ok_or_else(|| wrong(&place, "it does not lie on disk"))?;
-        config.open_disk_of(&place, path, &table).await
+    pub async fn look_at_disk(&self, name: &str) -> Result<DiskContents, ConfigError> {
+        let failed = |source| ConfigError::Disk { setting: format!("tier.{name}"), source };
+        DiskTier::look(self.disk_path(name)?).await.map_err(failed)
     }
 
     #[cfg(feature = "disk")]
@@ -1544,7 +1542,7 @@ mod tests {
         let found: Vec<_> = config.disk_tiers().collect();
         assert_eq!(found, ["own"]);
         assert_eq!(config.disk_path("own").unwrap(), directory.path().join("words.cache"));
-        let refused = config.open_disk("own").await.unwrap_err().to_string();
+        let refused = config.look_at_disk("own").await.unwrap_err().to_string();
         assert!(refused.contains("tier.own") && refused.contains("in use"), "{refused}");
         assert!(config.for_operators().open().await.is_ok(), "operators leave it alone");
         let wrong = Config::from_toml("[tier.own]\ndisk = 'a'\nprefix = 'b'").unwrap_err().to_string();

@@ -87,7 +87,7 @@ pub use builder::{RuleError, TieredBuildError, TieredBuilder};
 pub use bus::{Bus, Listener, LocalBus, News};
 pub use codec::{BoxError, Codec};
 #[cfg(feature = "disk")]
-pub use disk::{DiskSetupError, DiskTier, DiskTierBuilder};
+pub use disk::{DiskContents, DiskSetupError, DiskTier, DiskTierBuilder};
 pub use envelope::{Envelope, EnvelopeError};
 pub use far::{
     BoxFuture, FarCopy, Group, GroupVersion, KeyPage, Looked, MemoryTier, Put, Refusal, Scope, Tier, TierError, Token,

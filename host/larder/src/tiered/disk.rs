@@ -18,6 +18,7 @@
 //! monotonic clock: setting the clock back makes nothing fresh again.
 
 mod file;
+mod overlay;
 mod watched;
 
 use std::collections::{HashMap, HashSet};
@@ -47,6 +48,24 @@ pub enum DiskSetupError {
     /// A process has it.
     #[error("the disk tier {0} is in use: another process has it, or this one twice; give each its own file")]
     InUse(PathBuf),
+    /// There is none. Only a look at it says so: to open it makes it.
+    #[error("there is no disk tier {0} yet: whoever opens it first makes it")]
+    NotThere(PathBuf),
+    /// Whoever made it did not come to an end. Only a look at it says so.
+    #[error("the disk tier {0} was begun and not finished: whoever opens it next begins it anew")]
+    Unfinished(PathBuf),
+    /// It is damaged. Only a look at it says so.
+    #[error(
+        "the disk tier {path} is damaged ({what}): whoever opens it next sets it aside, as {}, and begins anew; its copies are \
+         loaded again",
+        path.with_added_extension("damaged").display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// Something else lies there.
     #[error("{0} is no disk tier of Larder's: name another file, or remove this one if nobody needs it")]
     NotADiskTier(PathBuf),
@@ -231,6 +250,20 @@ impl DiskTier {
         }
     }
 
+    /// What is in a disk tier's file, which is not opened for that: it stays as the service left it, also where whoever opens it
+    /// next repairs it, or begins anew. Reads the descriptions of all copies, and after a crash more.
+    ///
+    /// # Errors
+    /// There is none, a process has it open, or it is none, or damaged: [`DiskSetupError`] says what comes of that.
+    pub async fn look(path: impl AsRef<Path>) -> Result<DiskContents, DiskSetupError> {
+        let path = path.as_ref().to_path_buf();
+        let at = path.clone();
+        let looked = tokio::task::spawn_blocking(move || file::look(&at)).await;
+        let contents = looked.unwrap_or_else(|panic| Err(DiskSetupError::Io { path, reason: panic.to_string() }))?;
+        let bytes = contents.rows.iter().map(|(_, described)| u64::from(described.bytes)).sum();
+        Ok(DiskContents { copies: contents.rows.len(), bytes })
+    }
+
     /// How many copies there are.
     pub fn entry_count(&self) -> usize {
         self.0.state().rows.len()
@@ -245,6 +278,16 @@ impl DiskTier {
         let told = self.0.queue(&mut self.0.state(), Vec::new(), true);
         heard(told).await
     }
+}
+
+/// What a disk tier's file has. From [`DiskTier::look`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DiskContents {
+    /// How many copies, those included that have come to their end.
+    pub copies: usize,
+    /// The bytes that they count for, of the bound of the tier.
+    pub bytes: u64,
 }
 
 /// What the index keeps of a copy.

@@ -3,9 +3,12 @@
 //! Four tables: copies by their numbers, what is said of each (read whole when the file is opened, so that copies need not be), groups
 //! with their versions, and the file's format, the last moment and the groups' counter. A commit is one transaction of
 //! redb's. A copy has its key before its envelope, which has a checksum: what lies at a wrong number is seen.
+//!
+//! Who only looks opens what is there under an [`Overlay`]: whatever opening would do to the file is done in memory.
 
 use std::collections::HashSet;
 use std::io::{Read as _, Seek as _};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
@@ -18,6 +21,7 @@ use redb::{
 };
 
 use super::DiskSetupError;
+use super::overlay::Overlay;
 use super::watched::{Doubt, Watched};
 use crate::tiered::envelope::Envelope;
 use crate::tiered::files::{is_unfinished, sync_directory_of};
@@ -383,6 +387,60 @@ impl Drop for File {
     }
 }
 
+/// What is in a file, which is left as it is, whatever opening it would do to it. A service may open it meanwhile: then that is
+/// the answer.
+pub(super) fn look(path: &Path) -> Result<Contents, DiskSetupError> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => DiskSetupError::NotThere(path.to_path_buf()),
+        _ => io_error(path, &error),
+    };
+    let state = || -> io::Result<_> {
+        let file = fs::File::open(path)?;
+        let about = file.metadata()?;
+        Ok((is_in_use(file), about.len(), about.modified()?))
+    };
+    let before = state().map_err(failed)?;
+    if before.0 {
+        return Err(DiskSetupError::InUse(path.to_path_buf()));
+    }
+    let looked = look_at(path).map_err(failed);
+    if state().map_err(failed)? != before {
+        return Err(DiskSetupError::InUse(path.to_path_buf()));
+    }
+    looked?.map_err(|unopened| match unopened {
+        Unopened::Refused(error) => error,
+        Unopened::Damaged(what) => DiskSetupError::Damaged { path: path.to_path_buf(), what },
+    })
+}
+
+/// Whether a process has it open as a database.
+fn is_in_use(file: fs::File) -> bool {
+    let asked = FileBackend::new(file).map(|file| file.query_lock_range(Bound::Unbounded, Bound::Unbounded));
+    // Where there are no locks nobody knows.
+    matches!(asked, Ok(Ok(true)))
+}
+
+fn look_at(path: &Path) -> io::Result<Result<Contents, Unopened>> {
+    if is_unfinished(fs::File::open(path)?)? {
+        return Ok(Err(Unopened::Refused(DiskSetupError::Unfinished(path.to_path_buf()))));
+    }
+    if !is_redb_s(path)? {
+        return Ok(Err(Unopened::Refused(DiskSetupError::NotADiskTier(path.to_path_buf()))));
+    }
+    let overlay = Overlay::of(fs::File::open(path)?)?;
+    let open = || {
+        let database = redb::Builder::new().set_cache_size(PAGES).create_with_backend(overlay);
+        let database = database.map_err(|error| match error {
+            DatabaseError::Storage(StorageError::Io(error)) if !is_damage(&error) => {
+                Unopened::Refused(io_error(path, &error))
+            }
+            other => Unopened::Damaged(other.to_string()),
+        })?;
+        contents(&database, path)
+    };
+    Ok(caught(open).unwrap_or_else(|panic| Err(Unopened::Damaged(panic))))
+}
+
 /// How a call of the engine has ended.
 enum Failure {
     Error(String),
@@ -613,6 +671,12 @@ mod tests {
         for (number, state) in states.iter().enumerate() {
             unfinished += u64::from(!state.starts_with(MAGIC));
             std::fs::write(&path, state).unwrap();
+            match look(&path) {
+                Ok(contents) => assert!(contents.rows.is_empty() && state.starts_with(MAGIC)),
+                Err(DiskSetupError::Unfinished(_)) => assert!(!state.starts_with(MAGIC)),
+                Err(error) => panic!("state {number}: {error}"),
+            }
+            assert!(std::fs::read(&path).unwrap() == *state);
             let opened = File::open(Place::Path(path.clone()), &path);
             assert!(opened.is_ok_and(|(_, contents)| contents.rows.is_empty()), "state {number} of {}", states.len());
         }
@@ -639,6 +703,57 @@ mod tests {
         assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
         assert!(std::fs::read(&path).unwrap().len() > 1000);
         assert_eq!(std::fs::read(path.with_added_extension("damaged")).unwrap(), damaged);
+    }
+
+    /// Whatever there is, nobody has touched it afterwards.
+    #[test]
+    fn a_look_leaves_all_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, other) = (directory.path().join("cache"), directory.path().join("other"));
+        let look_at = |bytes: &[u8]| {
+            std::fs::write(&other, bytes).unwrap();
+            let looked = look(&other);
+            assert!(std::fs::read(&other).unwrap() == bytes, "it was changed");
+            assert!(!other.with_added_extension("damaged").exists());
+            looked.map(|contents| contents.rows.into_iter().map(|(number, _)| number).collect::<Vec<_>>())
+        };
+        assert!(matches!(look(&path), Err(DiskSetupError::NotThere(_))));
+        assert!(!path.exists());
+
+        let (file, _) = File::open(Place::Path(path.clone()), &path).unwrap();
+        assert!(matches!(look(&path), Err(DiskSetupError::InUse(_))));
+        let described = Described { key: "k".into(), ends_at: 1, ended_at: 1, bytes: 1 };
+        let known = || unreachable!("nothing has failed");
+        for number in 1..=3 {
+            let put = Change::Put(number, described.clone(), Arc::from([7; 100]));
+            file.commit(&[put], number, number < 3, &known).unwrap();
+        }
+        // As a process leaves it that is killed now: to open it repairs it. The last commit was not synced.
+        let killed = std::fs::read(&path).unwrap();
+        drop(file);
+        let closed = std::fs::read(&path).unwrap();
+        assert_ne!(killed, closed);
+        assert_eq!(look_at(&killed).unwrap(), [1, 2]);
+        assert_eq!(look_at(&closed).unwrap(), [1, 2, 3]);
+
+        assert!(matches!(look_at(&closed[..closed.len() / 2]), Err(DiskSetupError::Damaged { .. })));
+        // What redb panics at.
+        let mut damaged = closed.clone();
+        let name = b"larder-disk-copies";
+        let places = (0..closed.len() - name.len()).filter(|at| closed[*at..].starts_with(name));
+        places.for_each(|at| damaged[at + 13] ^= 0xff);
+        assert!(matches!(look_at(&damaged), Err(DiskSetupError::Damaged { .. })));
+        assert!(matches!(look_at(b"somebody's letters"), Err(DiskSetupError::NotADiskTier(_))));
+        assert!(matches!(look_at(&[0; 4096]), Err(DiskSetupError::Unfinished(_))));
+        assert!(matches!(look_at(&[]), Err(DiskSetupError::Unfinished(_))));
+        // Of another programme that uses redb.
+        std::fs::remove_file(&other).unwrap();
+        let database = Database::create(&other).unwrap();
+        let writing = database.begin_write().unwrap();
+        writing.open_table(TableDefinition::<u64, u64>::new("letters")).unwrap();
+        writing.commit().unwrap();
+        drop(database);
+        assert!(matches!(look_at(&std::fs::read(&other).unwrap()), Err(DiskSetupError::NotADiskTier(_))));
     }
 
     type Damage = Box<dyn Fn(&redb::WriteTransaction)>;
