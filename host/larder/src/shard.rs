@@ -46,7 +46,7 @@ const EACH_BELOW: u64 = 128;
 /// With each batch, maintenance looks at so many words of 64 slots for what was read. That is a shard of up to 65,536
 /// entries whole, so that its policy hears of a read before the next arrivals push anybody out, and of a larger one a 500th
 /// comes in before all was looked at. With a word for each arrival, SIEVE, whose hand may stand among the newcomers, lost up to
-/// two points of hits to reads that it had not heard of yet; to look at more costs nothing that shows.
+/// two points of hits to reads that it had not heard of yet.
 const SWEEP: u32 = 1024;
 /// The entries of so many slots are in the processor's caches anyway.
 const CACHED: usize = 1 << 14;
