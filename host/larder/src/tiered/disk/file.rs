@@ -291,24 +291,11 @@ impl File {
         builder.set_cache_size(PAGES).set_check_integrity_on_open(!matches!(trust, Trust::Whole));
         let open = || {
             let watched = |bytes| builder.create_with_backend(Watched { bytes, doubt: self.doubt.clone() });
-            let database = self.place.bytes().and_then(watched).map_err(|error| self.not_opened(error))?;
+            let not_opened = |error| not_opened(&self.path, error, || self.place.is_redb_s());
+            let database = self.place.bytes().and_then(watched).map_err(not_opened)?;
             Ok((contents(&database, &self.path)?, database))
         };
         caught(open).unwrap_or_else(|panic| Err(Unopened::Damaged(panic)))
-    }
-
-    fn not_opened(&self, error: DatabaseError) -> Unopened {
-        match error {
-            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-                Unopened::Refused(DiskSetupError::InUse(self.path.clone()))
-            }
-            DatabaseError::Storage(StorageError::Io(error)) if !is_damage(&error) => {
-                Unopened::Refused(io_error(&self.path, &error))
-            }
-            other if self.place.is_redb_s() => Unopened::Damaged(other.to_string()),
-            // Somebody else's file is left alone.
-            _ => Unopened::Refused(DiskSetupError::NotADiskTier(self.path.clone())),
-        }
     }
 
     /// After an error, or at the end. After a panic the engine answers nothing any more, and may panic once more when it is
@@ -403,11 +390,11 @@ pub(super) fn look(path: &Path) -> Result<Contents, DiskSetupError> {
     if before.0 {
         return Err(DiskSetupError::InUse(path.to_path_buf()));
     }
-    let looked = look_at(path).map_err(failed);
+    let looked = look_at(path);
     if state().map_err(failed)? != before {
         return Err(DiskSetupError::InUse(path.to_path_buf()));
     }
-    looked?.map_err(|unopened| match unopened {
+    looked.map_err(|unopened| match unopened {
         Unopened::Refused(error) => error,
         Unopened::Damaged(what) => DiskSetupError::Damaged { path: path.to_path_buf(), what },
     })
@@ -420,25 +407,19 @@ fn is_in_use(file: fs::File) -> bool {
     matches!(asked, Ok(Ok(true)))
 }
 
-fn look_at(path: &Path) -> io::Result<Result<Contents, Unopened>> {
-    if is_unfinished(fs::File::open(path)?)? {
-        return Ok(Err(Unopened::Refused(DiskSetupError::Unfinished(path.to_path_buf()))));
+fn look_at(path: &Path) -> Result<Contents, Unopened> {
+    let failed = |error: io::Error| Unopened::Refused(io_error(path, &error));
+    let file = || fs::File::open(path).map_err(failed);
+    if is_unfinished(file()?).map_err(failed)? {
+        return Err(Unopened::Refused(DiskSetupError::Unfinished(path.to_path_buf())));
     }
-    if !is_redb_s(path)? {
-        return Ok(Err(Unopened::Refused(DiskSetupError::NotADiskTier(path.to_path_buf()))));
-    }
-    let overlay = Overlay::of(fs::File::open(path)?)?;
+    let overlay = Overlay::of(file()?).map_err(failed)?;
     let open = || {
         let database = redb::Builder::new().set_cache_size(PAGES).create_with_backend(overlay);
-        let database = database.map_err(|error| match error {
-            DatabaseError::Storage(StorageError::Io(error)) if !is_damage(&error) => {
-                Unopened::Refused(io_error(path, &error))
-            }
-            other => Unopened::Damaged(other.to_string()),
-        })?;
-        contents(&database, path)
+        let not_opened = |error| not_opened(path, error, || is_redb_s(path).unwrap_or(false));
+        contents(&database.map_err(not_opened)?, path)
     };
-    Ok(caught(open).unwrap_or_else(|panic| Err(Unopened::Damaged(panic))))
+    caught(open).unwrap_or_else(|panic| Err(Unopened::Damaged(panic)))
 }
 
 /// How a call of the engine has ended.
@@ -532,6 +513,20 @@ fn say_of_groups(
 enum Unopened {
     Refused(DiskSetupError),
     Damaged(String),
+}
+
+fn not_opened(path: &Path, error: DatabaseError, is_redb_s: impl FnOnce() -> bool) -> Unopened {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            Unopened::Refused(DiskSetupError::InUse(path.to_path_buf()))
+        }
+        DatabaseError::Storage(StorageError::Io(error)) if !is_damage(&error) => {
+            Unopened::Refused(io_error(path, &error))
+        }
+        other if is_redb_s() => Unopened::Damaged(other.to_string()),
+        // Somebody else's file is left alone.
+        _ => Unopened::Refused(DiskSetupError::NotADiskTier(path.to_path_buf())),
+    }
 }
 
 fn io_error(path: &Path, reason: &dyn std::fmt::Display) -> DiskSetupError {
