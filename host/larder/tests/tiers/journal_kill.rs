@@ -1,7 +1,8 @@
 //! `kill -9` at random moments, under load: the test starts itself as a process that takes writes through the real driver
 //! into a real file, kills it, starts it again over the same file, and at last lets it save what is left. The source is a
 //! file that is appended to, a line for each save, in the order of saving; another has a line for each write that was
-//! acknowledged, written after that. What one `write(2)` has written survives its process.
+//! acknowledged, written after that. What `write(2)` has written survives its process, and a line whose end is there is
+//! there whole: see `Lines`.
 //!
 //! Twenty kills here; `LARDER_KILLS=100 cargo test -p larder --test tiers journal_kill` is the long form (12 s).
 
@@ -12,7 +13,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,29 @@ const RUN: &str = "LARDER_KILL_RUN";
 
 const WRITERS: u64 = 16;
 
+/// A file of lines that outlives the processes that append to it.
+///
+/// A kill can cut a `write(2)` short: Linux looks for a fatal signal at each page, so that one in some hundred kills leaves
+/// the first part of a line, up to the page's end. It does not count, as with every log: who opens the file takes it away.
+/// The lock is for what is written meanwhile: who was cut short never gives it back, so nobody's line follows the part.
+struct Lines(Mutex<File>);
+
+impl Lines {
+    fn open(path: &Path) -> Self {
+        let text = fs::read(path).unwrap_or_default();
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let file = File::options().create(true).append(true).open(path).expect("the file opens");
+        file.set_len(whole as u64).expect("it can be cut");
+        Self(Mutex::new(file))
+    }
+
+    fn append(&self, line: &str) -> io::Result<()> {
+        self.0.lock().expect("nobody panics here").write_all(format!("{line}\n").as_bytes())
+    }
+}
+
 /// Saves by appending a line.
-struct Appending(File);
+struct Appending(Lines);
 
 impl Source<u64, u64> for Appending {
     fn saves(&self) -> bool {
@@ -38,15 +60,10 @@ impl Source<u64, u64> for Appending {
         Box::pin(async move {
             // Some take longer, so that more than one is under way at most moments.
             tokio::time::sleep(Duration::from_millis(save.key % 4)).await;
-            let line = format!("{} {} {}\n", save.id, save.key, save.value.copied().unwrap_or(0));
-            (&self.0).write_all(line.as_bytes())?;
+            self.0.append(&format!("{} {} {}", save.id, save.key, save.value.copied().unwrap_or(0)))?;
             Ok(())
         })
     }
-}
-
-fn append(path: &Path) -> File {
-    File::options().create(true).append(true).open(path).expect("the file opens")
 }
 
 /// The process that is killed. A test only in name: without its environment it does nothing.
@@ -66,7 +83,7 @@ fn process() {
         let journal = journal.open(place.join("journal")).await.unwrap_or_else(|error| panic!("{error}"));
         let cache = Tiered::<u64, u64>::builder()
             .max_capacity(1_000)
-            .source(Appending(append(&place.join("source"))))
+            .source(Appending(Lines::open(&place.join("source"))))
             .codec(Codec::new(
                 |value: &u64| value.to_le_bytes().to_vec(),
                 |bytes| bytes.try_into().map(u64::from_le_bytes),
@@ -79,7 +96,7 @@ fn process() {
             assert_eq!(cache.shutdown(Duration::from_secs(60)).await, 0, "all is saved");
             return;
         };
-        let acknowledged = Arc::new(append(&place.join("acknowledged")));
+        let acknowledged = Arc::new(Lines::open(&place.join("acknowledged")));
         for writer in 0..WRITERS {
             let (cache, acknowledged) = (cache.clone(), acknowledged.clone());
             tokio::spawn(async move {
@@ -88,7 +105,7 @@ fn process() {
                     let key = if writer % 2 == 0 { writer } else { (run + 1) * 1_000 + writer * 10 + i % 3 };
                     let value = run * 1_000_000 + i;
                     cache.insert(key, value).await.unwrap_or_else(|error| panic!("{error}"));
-                    (&*acknowledged).write_all(format!("{key} {value}\n").as_bytes()).expect("told");
+                    acknowledged.append(&format!("{key} {value}")).expect("told");
                 }
             });
         }
@@ -126,7 +143,7 @@ fn nothing_is_lost_or_out_of_order() {
         let mut child = start(place, Some(run));
         // Under load: something has been acknowledged.
         let began = Instant::now();
-        while length() == before {
+        while length() <= before {
             assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
             assert!(began.elapsed() < Duration::from_secs(120), "it acknowledges nothing");
             thread::sleep(Duration::from_millis(2));
@@ -137,6 +154,13 @@ fn nothing_is_lost_or_out_of_order() {
         thread::sleep(Duration::from_millis(random % 150));
         child.kill().expect("it can be killed");
         child.wait().expect("it ends");
+        // What a kill leaves of a line that was under way, seldom by itself.
+        if run % 2 == 0 {
+            for file in ["source", "acknowledged"] {
+                let file = File::options().append(true).open(place.join(file));
+                file.and_then(|mut file| file.write_all(b"12 1")).expect("a part of a line");
+            }
+        }
     }
     let mut last = start(place, None);
     // `wait` would close it, and so end the process.
