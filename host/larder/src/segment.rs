@@ -171,6 +171,16 @@ impl<T: Zeroable> Array<T> {
         }
     }
 
+    /// The elements from an index on that lie beside one another; none while that one is not made.
+    pub(crate) fn run(&self, index: usize) -> &[T] {
+        if index < self.first.len {
+            return &self.first[index..];
+        }
+        let (segment, place) = place(index - self.first.len);
+        let made = self.beyond.get(segment).and_then(OnceLock::get);
+        made.map_or(&[], |made| &made[place - (FIRST_BEYOND << segment)..])
+    }
+
     /// The element of an index; `None` while it is not made.
     pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut T> {
         let first = self.first.len;

@@ -539,25 +539,43 @@ impl<K, V> Table<K, V> {
         }
     }
 
-    /// Takes the marks of `words` times 64 slots from `hand` on, in a circle of `slots`, which moves `hand` on. Without a locked
-    /// instruction: a mark that comes meanwhile may be lost, as by [`Self::hint_read`].
-    #[inline]
-    pub(crate) fn sweep_reads(&self, hand: &mut Slot, slots: Slot, words: u32, mut read: impl FnMut(Slot)) {
-        for _ in 0..words.min(slots.div_ceil(64)) {
+    /// Appends the slots that are marked as read, of `words` times 64 from `hand` on, in a circle of `slots`, and takes their
+    /// marks; moves `hand` on. Without a locked instruction: a mark that comes meanwhile may be lost, as by
+    /// [`Self::hint_read`].
+    pub(crate) fn sweep_reads(&self, hand: &mut Slot, slots: Slot, words: u32, read: &mut Vec<Slot>) {
+        let mut left = words.min(slots.div_ceil(64)) as usize;
+        while left > 0 {
             if *hand >= slots {
                 *hand = 0;
             }
             // Segments are whole words, and so is the circle but for its end.
-            let (word, _) = self.read_mark(*hand);
-            let (first, mut marks) = (*hand, word.load(Ordering::Relaxed));
-            if marks != 0 {
+            let ahead = left.min((slots - *hand).div_ceil(64) as usize).min(64);
+            let run = self.reads.run(*hand as usize / 64);
+            let run = &run[..ahead.min(run.len())];
+            if run.is_empty() {
+                unreachable!("slot {hand} was never given out");
+            }
+            // The first of each word is noted and, unless there was one, noted over: which words have any is nothing that a
+            // processor could foresee.
+            let (mut found, mut count) = ([0; 64], 0);
+            for word in run {
+                let marks = word.load(Ordering::Relaxed);
                 word.store(0, Ordering::Relaxed);
+                found[count % 64] = *hand + marks.trailing_zeros();
+                count += usize::from(marks != 0);
+                let mut more = marks & marks.wrapping_sub(1);
+                if more != 0 {
+                    read.extend_from_slice(&found[..count]);
+                    count = 0;
+                    while more != 0 {
+                        read.push(*hand + more.trailing_zeros());
+                        more &= more - 1;
+                    }
+                }
+                *hand += 64;
             }
-            while marks != 0 {
-                read(first + marks.trailing_zeros());
-                marks &= marks - 1;
-            }
-            *hand += 64;
+            read.extend_from_slice(&found[..count]);
+            left -= run.len();
         }
     }
 
@@ -892,6 +910,34 @@ mod tests {
         for key in 0..150 {
             let found = table.read(hash(key), key % 2 == 0, |k| *k == key, |_, _, _| ()).is_some();
             assert_eq!(found, key % 2 == 1);
+        }
+    }
+
+    /// Each mark is taken once, whatever lies beside it and however much is looked at at a time, and no other.
+    #[cfg(not(shuttle))]
+    #[test]
+    fn a_sweep_takes_what_is_marked() {
+        let most = if cfg!(miri) { 300 } else { 9_000 };
+        // The marks of one segment, and of many.
+        for (expected, slots) in [(Some(most), most), (None, most), (Some(100), most - 63), (None, 64), (None, 1)] {
+            let table = Table::<u64, u64>::new(expected, 16, false);
+            (0..slots).for_each(|slot| table.ensure_cell(slot));
+            let mut hand = 0;
+            for (words, one_in) in [(1, 1), (3, 2), (64, 50), (100, 7), (u32::MAX, 1_000)] {
+                let is_marked = |slot: &Slot| hash(u64::from(*slot)).0 % one_in == 0;
+                let marked: Vec<Slot> = (0..slots).filter(is_marked).collect();
+                marked.iter().for_each(|&slot| table.hint_read(slot));
+                let mut read = Vec::new();
+                // Once round, wherever it begins; the last look may go on a little.
+                for _ in 0..slots.div_ceil(64).div_ceil(words) {
+                    let before = read.len();
+                    table.sweep_reads(&mut hand, slots, words, &mut read);
+                    assert!(read.len() - before <= words.saturating_mul(64) as usize);
+                }
+                read.sort_unstable();
+                assert_eq!(read, marked, "{slots} slots, one in {one_in}, {words} words at a time");
+                assert!((0..slots).all(|slot| !table.take_read(slot)));
+            }
         }
     }
 
