@@ -158,8 +158,9 @@ impl<K, V, S> Builder<K, V, S> {
     }
 
     /// How many shards (rounded up to a power of two), each with a policy instance and its part of the capacity. By
-    /// default as many as there are cores, but none with fewer than 8,192 entries, so that a small cache has one; with
-    /// a weigher, one, unless [`expected_entries`](Self::expected_entries) says how many entries there will be.
+    /// default half as many as there are cores, more if one would have over half a million entries, fewer if one would have
+    /// under 8,192, so that a small cache has one; with a weigher, one, unless
+    /// [`expected_entries`](Self::expected_entries) says how many entries there will be.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self
@@ -206,17 +207,24 @@ impl<K, V, S> Builder<K, V, S> {
     }
 
     fn shard_count(&self, expected: Option<u32>) -> Result<usize, BuildError> {
-        const LEAST_ENTRIES: u64 = 8_192;
         if let Some(shards) = self.shards {
             let fits = (1..=1024).contains(&shards) && shards.next_power_of_two() as u64 <= self.max_capacity;
             let error = BuildError::Shards { shards, capacity: self.max_capacity };
             return if fits { Ok(shards.next_power_of_two()) } else { Err(error) };
         }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from).next_power_of_two().min(64);
-        let most = u64::from(expected.unwrap_or(1)) / LEAST_ENTRIES;
-        let most = if most == 0 { 1 } else { 1 << most.ilog2() };
-        Ok(cores.min(most as usize))
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(default_shards(cores, expected.unwrap_or(1)))
     }
+}
+
+/// How many shards a cache of so many entries has on so many cores. ARCHITECTURE.md has the reasons.
+fn default_shards(cores: usize, entries: u32) -> usize {
+    const LEAST_ENTRIES: u32 = 8_192;
+    const MOST_ENTRIES: u32 = 1 << 19;
+    let for_threads = cores.div_ceil(2).next_power_of_two().min(64);
+    let for_pauses = entries.div_ceil(MOST_ENTRIES).next_power_of_two().min(1024) as usize;
+    let most = (entries / LEAST_ENTRIES).max(1).ilog2();
+    for_threads.max(for_pauses).min(1 << most)
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Builder<K, V> {
@@ -366,5 +374,31 @@ impl Shape {
     pub(crate) fn limits(&self) -> Limits {
         let expected = if self.weighted { self.expected } else { u32::try_from(self.capacity).ok() };
         Limits { capacity: self.capacity, expected, seed: self.seed }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_shards_as_threads_and_swaps_need() {
+        let counts = [
+            (1, 0, 1),
+            (1, 100_000, 1),
+            (2, 100_000, 1),
+            (2, 1 << 19, 1),
+            (2, (1 << 19) + 1, 2),
+            (2, 10_000_000, 32),
+            (3, 100_000, 2),
+            (16, 10_000, 1),
+            (16, 20_000, 2),
+            (16, 100_000, 8),
+            (500, 10_000_000, 64),
+            (500, u32::MAX, 1024),
+        ];
+        for (cores, entries, shards) in counts {
+            assert_eq!(default_shards(cores, entries), shards, "{entries} entries on {cores} cores");
+        }
     }
 }
