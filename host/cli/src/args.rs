@@ -448,7 +448,8 @@ pub struct Replay {
     /// thread gives the same figures each time
     #[arg(short, long, value_name = "N", default_value = "1", value_parser = threads)]
     pub threads: NonZeroUsize,
-    /// Shards of the cache: a power of two, another number is rounded up to one [default: the library's, by capacity]
+    /// Shards of the cache: a power of two, another number is rounded up to one [default: the library's, by capacity
+    /// and cores]
     #[arg(long, value_name = "N")]
     pub shards: Option<NonZeroUsize>,
     /// One shard and batches of one: what a simulator of the policy does, to the request
