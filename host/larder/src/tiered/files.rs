@@ -20,6 +20,16 @@ pub(super) fn is_unfinished(file: impl io::Read) -> io::Result<bool> {
     Ok(true)
 }
 
+/// What is wrong with a path, where the system says less.
+pub(super) fn explained(path: &Path, error: io::Error) -> io::Error {
+    if !path.is_dir() {
+        return error;
+    }
+    let file = path.join("larder.redb");
+    let remedy = format!("it is a directory; name a file, such as {}", file.display());
+    io::Error::new(io::ErrorKind::IsADirectory, remedy)
+}
+
 /// The directory that a path leads into.
 pub(super) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))

@@ -136,6 +136,10 @@ async fn what_lies_there_already_is_told_apart() {
     assert_eq!(fs::read_to_string(&other).unwrap(), "what I must not forget");
     let nowhere = DiskTier::builder(directory.path().join("no/such/place")).open().await.unwrap_err();
     assert!(matches!(nowhere, DiskSetupError::Io { .. }), "{nowhere}");
+    let opened = DiskTier::builder(directory.path()).open().await.map(|_| ());
+    for no_file in [opened, DiskTier::look(directory.path()).await.map(|_| ())].map(Result::unwrap_err) {
+        assert!(no_file.to_string().contains("it is a directory; name a file"), "{no_file}");
+    }
 
     // A damaged one is set aside.
     let mut bytes = fs::read(&path).unwrap();

@@ -27,9 +27,9 @@ const WRITERS: u64 = 16;
 
 /// A file of lines that outlives the processes that append to it.
 ///
-/// A kill can cut a `write(2)` short: Linux looks for a fatal signal at each page, so that one in some hundred kills leaves
-/// the first part of a line, up to the page's end. It does not count, as with every log: who opens the file takes it away.
-/// The lock is for what is written meanwhile: who was cut short never gives it back, so nobody's line follows the part.
+/// A kill can cut a `write(2)` short: Linux looks for a fatal signal at each page, so that now and then the first part of a
+/// line is left, up to the page's end. It does not count, as with every log: who opens the file takes it away. The lock is
+/// for what is written meanwhile: who was cut short never gives it back, so nobody's line follows the part.
 struct Lines(Mutex<File>);
 
 impl Lines {

@@ -632,6 +632,10 @@ fn what_cannot_be_is_refused_with_the_remedy() {
         assert!(error.contains("`orders`") && error.contains("already"), "{error}");
         let again = Journal::builder().open(directory.path().join("orders.journal")).await;
         assert!(matches!(again, Err(JournalError::InUse(_))), "{again:?}");
+        let opened = Journal::builder().open(directory.path()).await.map(|_| ());
+        for no_file in [opened, Journal::look(directory.path()).await.map(|_| ())].map(Result::unwrap_err) {
+            assert!(no_file.to_string().contains("it is a directory; name a file"), "{no_file}");
+        }
         journal
     });
     assert!(matches!(cache(&journal, &database).build(), Err(TieredBuildError::NoRuntime)));

@@ -24,7 +24,7 @@ use super::DiskSetupError;
 use super::overlay::Overlay;
 use super::watched::{Doubt, Watched};
 use crate::tiered::envelope::Envelope;
-use crate::tiered::files::{is_unfinished, sync_directory_of};
+use crate::tiered::files::{explained, is_unfinished, sync_directory_of};
 use crate::tiered::groups::Version;
 use crate::tiered::panics::caught;
 use crate::tiered::{Group, TierError};
@@ -408,7 +408,7 @@ fn is_in_use(file: fs::File) -> bool {
 }
 
 fn look_at(path: &Path) -> Result<Contents, Unopened> {
-    let failed = |error: io::Error| Unopened::Refused(io_error(path, &error));
+    let failed = |error: io::Error| Unopened::Refused(io_error(path, &explained(path, error)));
     let file = || fs::File::open(path).map_err(failed);
     if is_unfinished(file()?).map_err(failed)? {
         return Err(Unopened::Refused(DiskSetupError::Unfinished(path.to_path_buf())));
@@ -521,7 +521,7 @@ fn not_opened(path: &Path, error: DatabaseError, is_redb_s: impl FnOnce() -> boo
             Unopened::Refused(DiskSetupError::InUse(path.to_path_buf()))
         }
         DatabaseError::Storage(StorageError::Io(error)) if !is_damage(&error) => {
-            Unopened::Refused(io_error(path, &error))
+            Unopened::Refused(io_error(path, &explained(path, error)))
         }
         other if is_redb_s() => Unopened::Damaged(other.to_string()),
         // Somebody else's file is left alone.

@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Change, Contents, JournalError, Record, Store, StoreError};
 use crate::tiered::BoxFuture;
-use crate::tiered::files::{directory_of, is_unfinished, sync_directory_of};
+use crate::tiered::files::{directory_of, explained, is_unfinished, sync_directory_of};
 use crate::tiered::panics::caught;
 
 const WRITES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("larder-journal-writes");
@@ -271,7 +271,8 @@ fn lock_of(path: &Path) -> PathBuf {
 
 /// Takes the journal of this name for this process, until what is returned is dropped; or for as long as one looks.
 fn owned(path: &Path) -> Result<Owned, JournalError> {
-    let failed = |error: io::Error| JournalError::Io { path: path.to_path_buf(), cause: Arc::new(error) };
+    let failed =
+        |error: io::Error| JournalError::Io { path: path.to_path_buf(), cause: Arc::new(explained(path, error)) };
     let in_directory = |error| in_directory("it cannot be made in", path, &error);
     let file = || -> io::Result<fs::File> {
         let journal = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
@@ -417,7 +418,9 @@ fn not_opened(path: &Path, error: DatabaseError) -> JournalError {
         DatabaseError::Storage(StorageError::Io(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
             JournalError::Damaged { path, what: error.to_string() }
         }
-        DatabaseError::Storage(StorageError::Io(error)) => JournalError::Io { path, cause: Arc::new(error) },
+        DatabaseError::Storage(StorageError::Io(error)) => {
+            JournalError::Io { cause: Arc::new(explained(&path, error)), path }
+        }
         other => JournalError::Damaged { path, what: other.to_string() },
     }
 }
