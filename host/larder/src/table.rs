@@ -924,7 +924,7 @@ mod tests {
             (0..slots).for_each(|slot| table.ensure_cell(slot));
             let mut hand = 0;
             for (words, one_in) in [(1, 1), (3, 2), (64, 50), (100, 7), (u32::MAX, 1_000)] {
-                let is_marked = |slot: &Slot| hash(u64::from(*slot)).0 % one_in == 0;
+                let is_marked = |slot: &Slot| hash(u64::from(*slot)).0.is_multiple_of(one_in);
                 let marked: Vec<Slot> = (0..slots).filter(is_marked).collect();
                 marked.iter().for_each(|&slot| table.hint_read(slot));
                 let mut read = Vec::new();
