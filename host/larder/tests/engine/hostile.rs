@@ -82,6 +82,14 @@ impl Default for Guest {
 }
 
 impl Guest {
+    /// Whether it loops for ever somewhere.
+    pub(crate) fn loops(&self) -> bool {
+        let Guest { start, describe, open, advance, free, residents, adopt, learned, recall, drop, realloc, .. } = self;
+        [start, describe, open, advance, free, residents, adopt, learned, recall, drop, realloc]
+            .iter()
+            .any(|body| body.contains(LOOP))
+    }
+
     /// The component.
     pub(crate) fn build(&self) -> Vec<u8> {
         let mut module = wat::parse_str(self.text()).unwrap_or_else(|error| panic!("{error}\n{}", self.text()));
